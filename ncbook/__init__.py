@@ -1,0 +1,1 @@
+"""Neural collapse and few-shot transfer, in runnable notebooks."""
