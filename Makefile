@@ -6,16 +6,66 @@ BIN := .venv/bin
 
 .PHONY: help
 help:  ## List the targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | awk -F: '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
 
 .PHONY: env
 env: .venv/.installed  ## Make or update .venv with the locked versions.
 
 # uv installs in seconds what pip needs minutes for; its version is in the lock like everybody else's.
 .venv/.installed: requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ncbook needs Python 3.11 or newer: make PYTHON=python3.12 env"'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ncbook needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements.txt)"
-	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet requirements.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --requirement requirements.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	touch $@
+
+.PHONY: run
+run: env  ## The main job: notebooks 01 to 04 with their defaults, results in out/.
+	mkdir -p out
+	for notebook in notebooks/0[1-4]_*.ipynb; do \
+		echo "$$notebook" && $(BIN)/papermill --no-progress-bar --log-level WARNING --kernel python3 \
+			"$$notebook" "out/$$(basename "$$notebook")" || exit 1; \
+	done
+	@echo "Done: open out/*.ipynb"
+
+# A fresh run folder for each call, shared by its notebooks: a stale run must not make a test pass.
+.PHONY: test
+test: env  ## All tests, then all notebooks against their committed outputs.
+	runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs"; set -e; \
+	$(BIN)/pytest; \
+	$(BIN)/pytest --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 180 \
+		--nbval-sanitize-with tests/notebooks/sanitize.cfg --timeout 300 --durations 8
+
+.PHONY: notebooks
+notebooks: env  ## Run all notebooks in place with their defaults: the only outputs that are committed.
+	runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs" NCBOOK_PROGRESS=off; \
+	for notebook in notebooks/*.ipynb; do \
+		echo "$$notebook" && $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level WARN \
+			--ExecutePreprocessor.record_timing=False "$$notebook" || exit 1; \
+	done
+
+.PHONY: figures
+figures: env  ## Rebuild figures/ from Omniglot (needs NCBOOK_DATA or a network).
+	mkdir -p out
+	NCBOOK_FIGURES="$(CURDIR)/figures" $(BIN)/papermill --no-progress-bar --log-level WARNING \
+		notebooks/03_new_classes.ipynb out/03_new_classes_omniglot.ipynb -f notebooks/params/omniglot.yaml
+
+.PHONY: bench
+bench: env  ## Compare with the peers: benchmarks/results/*.md.
+	for benchmark in benchmarks/*.py; do $(BIN)/python "$$benchmark" || exit 1; done
+
+.PHONY: lab
+lab: env  ## Open the notebooks in JupyterLab.
+	$(BIN)/jupyter lab notebooks/
+
+.PHONY: lint
+lint: env  ## ruff on code and notebooks, codespell on every text.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+.PHONY: lock
+lock:  ## Renew requirements.txt from pyproject.toml.
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra notebooks --extra dev \
+		--no-emit-index-url --no-header --no-annotate pyproject.toml --output-file requirements.txt

@@ -1,1 +1,36 @@
-"""Neural collapse and few-shot transfer, in runnable notebooks."""
+"""Neural collapse and few-shot transfer: the package behind the numbered notebooks.
+
+``import ncbook`` loads no torch: every name below is imported when it is first used, so that a wrong
+parameter is refused at once.
+"""
+
+import lazy_loader
+
+from ncbook import installation
+
+__version__ = "0.1.0"
+
+installation.check_pair()
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "backbones",
+        "claims",
+        "collapse",
+        "datasets",
+        "experiment",
+        "fewshot",
+        "objectives",
+        "plots",
+        "progress",
+        "runs",
+        "theory",
+        "training",
+    ],
+    submod_attrs={
+        "experiment": ["Experiment", "ParameterError", "check_parameters"],
+        "runs": ["Run"],
+        "training": ["train"],
+    },
+)

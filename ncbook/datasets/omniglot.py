@@ -1,0 +1,255 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each (Lake and others, 2015).
+
+Reads the two zips, or the folders torchvision unpacks them to, and changes neither; downloads the zips when
+no folder was named. The scaled-down images are cached. Called by `ncbook.datasets.load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+from PIL import Image
+
+from ncbook.datasets import ImageClasses
+from ncbook.datasets._cache import cache_folder, cached
+
+VERSION = 1  # raise when the same files give other pixels
+SIDE, SIDE_ON_DISK = 28, 105
+DRAWINGS = 20
+HELD_OUT = 5  # of the drawings of each character, the last ones
+# Numbers of the characters in each part: the first four digits of a drawing's file name.
+PARTS = {"images_background": range(1, 965), "images_evaluation": range(965, 1624)}
+FOLDERS = ("omniglot/omniglot-py", "omniglot-py")
+URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
+PROBE_SECONDS, STALL_SECONDS = 3, 30
+
+
+def load(root: str | os.PathLike | None = None, *, download: bool | None = None) -> ImageClasses:
+    """Load all of Omniglot as 28 x 28 images, ink 255 on paper 0.
+
+    Args:
+        root: Folder that holds `omniglot-py/` or `omniglot/omniglot-py/`, with `images_background.zip` and
+            `images_evaluation.zip` or the unpacked folders of these names. None: NCBOOK_DATA, else a user
+            cache folder.
+        download: Whether to download missing files; None: only if neither `root` nor NCBOOK_DATA is given.
+
+    Returns:
+        images uint8 [32460, 1, 28, 28] of 1,623 classes `Alphabet/characterNN` in the order of their names;
+        of each character's 20 drawings the last 5 are held out.
+
+    Raises:
+        FileNotFoundError: If the files are not there and were not downloaded.
+        ValueError: If a class or drawing is missing or too many, or a file cannot be read.
+    """
+    named = root if root is not None else os.environ.get("NCBOOK_DATA") or None
+    folder = Path(named).expanduser() if named is not None else cache_folder() / "data"
+    sources = _find(folder)
+    if sources is None:
+        allowed = named is None if download is None else download
+        reason = _download(folder / FOLDERS[-1]) if allowed else "no download was tried"
+        sources = _find(folder)
+        if sources is None:
+            raise FileNotFoundError(_missing_text(folder, reason))
+    return cached("omniglot", _key(sources), lambda: _build(sources))
+
+
+def _find(folder: Path) -> list[Path] | None:
+    """The zip or unpacked folder of each part, in the order of PARTS, or None if one is missing."""
+    for candidate in FOLDERS:
+        sources = []
+        for part in PARTS:
+            packed, unpacked = folder / candidate / f"{part}.zip", folder / candidate / part
+            sources += [packed] if packed.is_file() else [unpacked] if unpacked.is_dir() else []
+        if len(sources) == len(PARTS):
+            return sources
+    return None
+
+
+def _missing_text(folder: Path, reason: str) -> str:
+    names = " and ".join(f"{part}.zip" for part in PARTS)
+    folders = " and ".join(str(folder / candidate) for candidate in FOLDERS)
+    return (
+        f"Omniglot is not in {folder} ({reason}). Looked for {names}, or for the unpacked folders of these "
+        f"names, in {folders}. Get both zips from {URL}/ and put them into one of these folders, or give the "
+        "folder that has them as `root` or in the environment variable NCBOOK_DATA."
+    )
+
+
+def _download(folder: Path) -> str:
+    """Fetch both zips with torchvision's addresses and checksums; returns what happened, in words."""
+    before = socket.getdefaulttimeout()
+    try:
+        # Without network, torchvision would wait for minutes; ask once, for a few seconds.
+        request = urllib.request.Request(f"{URL}/images_evaluation.zip", method="HEAD")
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+        from torchvision.datasets import Omniglot  # seconds to import: only now
+        from torchvision.datasets.utils import download_url
+
+        socket.setdefaulttimeout(STALL_SECONDS)
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / "download.lock"):
+            for part, md5 in Omniglot.zips_md5.items():
+                download_url(
+                    f"{Omniglot.download_url_prefix}/{part}.zip", str(folder), filename=f"{part}.zip", md5=md5
+                )
+    except (OSError, RuntimeError) as error:
+        return f"the download from {URL} failed: {error}"
+    finally:
+        socket.setdefaulttimeout(before)
+    return "downloaded"
+
+
+def _key(sources: list[Path]) -> str:
+    """Hex digest of the files: their bytes for a zip, names, sizes and times for a folder."""
+    digest = hashlib.sha256(f"omniglot {VERSION}".encode())
+    for source in sources:
+        if source.is_file():
+            with source.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            digest.update(str(source.absolute()).encode())
+            digest.update("\n".join(sorted(_listing(source))).encode())
+    return digest.hexdigest()
+
+
+def _listing(folder: Path) -> Iterator[str]:
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from _listing(Path(entry.path))
+        else:
+            stat = entry.stat()
+            yield f"{entry.path} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _build(
+    sources: list[Path],
+    expected: dict[str, range] | None = None,
+    drawings: int = DRAWINGS,
+    held_out: int = HELD_OUT,
+) -> ImageClasses:
+    """Read, check and scale down all drawings; `expected` takes the place of PARTS."""
+    bits: dict[str, list[bytes]] = {}  # by class: its drawings, packed
+    for source, (part, numbers) in zip(sources, (expected or PARTS).items(), strict=True):
+        with _opened(source, part) as (names, read):
+            for character, files in _check_names(names, numbers, drawings, source).items():
+                if character in bits:
+                    raise ValueError(f"{source}: the class {character} is in another part of Omniglot, too")
+                bits[character] = [_decode(read, name, source) for name in files]
+    class_names = sorted(bits)
+    images = _scale_down(b"".join(drawing for name in class_names for drawing in bits[name]))
+    return ImageClasses(
+        name="omniglot",
+        images=images,
+        labels=torch.arange(len(class_names)).repeat_interleave(drawings),
+        class_names=class_names,
+        held_out=(torch.arange(drawings) >= drawings - held_out).repeat(len(class_names)),
+    )
+
+
+@contextmanager
+def _opened(source: Path, part: str) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
+    """Names of the PNG files, from `part/` on, and a function that reads one."""
+    if source.is_dir():
+        names = [path.relative_to(source.parent).as_posix() for path in source.rglob("*.png")]
+        yield _pngs(names, part), lambda name: (source.parent / name).read_bytes()
+        return
+    try:
+        archive = zipfile.ZipFile(source)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{source} is not a readable zip ({error}); replace it by a new copy") from error
+    with archive:
+        yield _pngs(archive.namelist(), part), archive.read
+
+
+def _pngs(names: list[str], part: str) -> list[str]:
+    # Finder leaves "__MACOSX/…" and "._…" files.
+    return sorted(n for n in names if n.startswith(f"{part}/") and n.endswith(".png") and "/." not in n)
+
+
+def _check_names(names: list[str], numbers: range, drawings: int, source: Path) -> dict[str, list[str]]:
+    """File names by class, checked: each character number with each drawing once, in a class of its own."""
+    by_class: dict[str, list[str]] = {}
+    class_of: dict[int, str] = {}
+    for name in names:
+        _, *folders, file = name.split("/")
+        number, _, drawer = file.removesuffix(".png").partition("_")
+        if len(folders) != 2 or not (number.isdecimal() and drawer.isdecimal()):
+            raise ValueError(f"{source}: {name} is not named <Alphabet>/<character>/NNNN_DD.png")
+        character = "/".join(folders)
+        if int(number) not in numbers:
+            raise ValueError(
+                f"{source}: the class {character} is one too many: its number {number} is not in "
+                f"{numbers.start:04d} to {numbers.stop - 1:04d}"
+            )
+        if class_of.setdefault(int(number), character) != character:
+            raise ValueError(
+                f"{source}: the classes {class_of[int(number)]} and {character} have one number, {number}"
+            )
+        by_class.setdefault(character, []).append(name)
+    missing = [f"{number:04d}" for number in numbers if number not in class_of]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise ValueError(f"{source}: {len(missing)} of {len(numbers)} classes are missing: number {shown}")
+    wanted = [f"{number + 1:02d}" for number in range(drawings)]
+    for character, files in by_class.items():
+        found = [name.rpartition("_")[2].removesuffix(".png") for name in files]
+        wrong = [f"{d} is missing" for d in wanted if d not in found]
+        wrong += [f"{d} is one too many" for d in sorted(set(found)) if found.count(d) > (d in wanted)]
+        if wrong:
+            raise ValueError(
+                f"{source}: the class {character} must have {drawings} drawings: drawing {wrong[0]}"
+            )
+    return by_class
+
+
+def _decode(read: Callable[[str], bytes], name: str, source: Path) -> bytes:
+    """The drawing as 105 rows of 14 bytes, one bit a pixel, paper 1."""
+    try:
+        image = Image.open(io.BytesIO(read(name)), formats=("PNG",))
+        if image.size != (SIDE_ON_DISK, SIDE_ON_DISK):
+            raise ValueError(f"its size is {image.size}, not {(SIDE_ON_DISK, SIDE_ON_DISK)}")
+        if image.mode != "1":
+            image = image.convert("1", dither=Image.Dither.NONE)
+        return image.tobytes()
+    except Exception as error:  # Pillow and zipfile raise a dozen types for damaged bytes
+        raise ValueError(f"{source}: {name} cannot be read: {error}") from error
+
+
+def _scale_down(bits: bytes) -> torch.Tensor:
+    """Packed drawings to uint8 [N, 1, 28, 28]: a pixel is the share of ink on its 3.75 x 3.75 dots."""
+    rows = np.frombuffer(bits, np.uint8).reshape(-1, SIDE_ON_DISK, 14)  # [N, 105, 14]
+    images = np.empty((len(rows), 1, SIDE, SIDE), np.uint8)
+    grey = np.rint(255 - np.arange(226) * 255 / 225).astype(np.uint8)  # by the paper of 15 x 15 quarters
+    step = 64  # stays in the processor's cache
+    for start in range(0, len(rows), step):
+        paper = np.unpackbits(rows[start : start + step], axis=2, count=SIDE_ON_DISK)  # [n, 105, 105]
+        paper = _add_up(_add_up(paper).transpose(0, 2, 1))  # [n, 28, 28], transposed
+        images[start : start + step, 0] = grey[paper].transpose(0, 2, 1)
+    return torch.from_numpy(images)
+
+
+def _add_up(dots: np.ndarray) -> np.ndarray:
+    """Sum uint8 [n, 105, m] over the 3.75 dots of each pixel, in quarters: uint8 [n, 28, m]."""
+    # Four pixels take 15 dots; weight[dot, pixel] is how many quarters of the dot are in the pixel.
+    weight = (
+        np.kron(np.eye(4, dtype=np.uint8), np.ones((15, 1), np.uint8))
+        .reshape(15, 4, 4)
+        .sum(1, dtype=np.uint8)
+    )
+    n, _, m = dots.shape
+    groups = np.ascontiguousarray(dots).reshape(n, 7, 15, m)
+    sums = np.zeros((n, 7, 4, m), np.uint8)
+    for dot, pixel in zip(*weight.nonzero(), strict=True):
+        sums[:, :, pixel] += weight[dot, pixel] * groups[:, :, dot]
+    return sums.reshape(n, SIDE, m)

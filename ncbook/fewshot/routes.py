@@ -1,0 +1,108 @@
+"""Two ways to the inner products of an episode: from its gathered features, or from one Gram matrix."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .episodes import Episodes
+
+# Bytes of one chunk of episodes: what stays near the cores of a CPU, what fills a GPU.
+_CPU_CHUNK, _GPU_CHUNK = 8 * 2**20, 2**30
+_GRAM_LIMIT = 2**30  # bytes above which a Gram matrix is built only when asked for by name
+
+# Rough rates of a device, of which only ratios matter for the choice: floating-point operations a second,
+# bytes a second, seconds for one number gathered from a Gram matrix that fits a cache of _CACHE bytes, and
+# from a larger one.
+_RATES = {"cpu": (1.2e11, 2.5e10, 2e-9, 8e-9), "cuda": (4e13, 2e12, 1e-11, 4e-11)}
+_CACHE = 32 * 2**20
+
+
+class Gather:
+    """Copies the features of a chunk of episodes together, then batched matrix products."""
+
+    name = "gather"
+
+    def __init__(self, support: Tensor, queries: Tensor):
+        self.support, self.queries = support, queries
+
+    def bytes(self, shots: int, queries: int) -> int:
+        """Bytes an episode needs."""
+        return (shots + queries) * self.support.shape[1] * self.support.element_size()
+
+    def kernel(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """K [E, S, S] and Kq [E, S, Q]."""
+        s, q = _rows(self.support, episodes.support), _rows(self.queries, episodes.query)
+        return s @ s.mT, s @ q.mT
+
+    def means(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """Inner products of class means: mq [E, way, Q] and mm [E, way]."""
+        # gathers and averages without a copy of the shots
+        m = F.embedding_bag(episodes.support.flatten(0, 1), self.support, mode="mean")
+        m = m.view(len(episodes), -1, m.shape[1])
+        return m @ _rows(self.queries, episodes.query).mT, m.square().sum(-1)
+
+
+class Gram:
+    """All inner products once; each episode then only picks its own."""
+
+    name = "gram"
+
+    def __init__(self, support: Tensor, queries: Tensor):
+        self.shots_shots = support @ support.T
+        self.shots_queries = self.shots_shots if queries is support else support @ queries.T
+
+    def bytes(self, shots: int, queries: int) -> int:
+        """Bytes an episode needs: the numbers and their int64 places."""
+        return shots * (shots + queries) * (self.shots_shots.element_size() + 8)
+
+    def kernel(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """K [E, S, S] and Kq [E, S, Q]."""
+        s, q = episodes.support.flatten(1), episodes.query.flatten(1)
+        return _pick(self.shots_shots, s, s), _pick(self.shots_queries, s, q)
+
+    def means(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """Inner products of class means: mq [E, way, Q] and mm [E, way]."""
+        e, way, shot = episodes.support.shape
+        mq = _pick(self.shots_queries, episodes.support.flatten(1), episodes.query.flatten(1))
+        mm = _pick(self.shots_shots, episodes.support, episodes.support)  # [E, way, shot, shot]
+        return mq.view(e, way, shot, -1).mean(2), mm.mean((2, 3))
+
+
+def means_of_kernel(K: Tensor, Kq: Tensor, way: int) -> tuple[Tensor, Tensor]:
+    """What ``means`` gives, from what ``kernel`` gave."""
+    e, s, q = Kq.shape
+    blocks = K.view(e, way, s // way, way, s // way).mean((2, 4))
+    return Kq.view(e, way, s // way, q).mean(2), blocks.diagonal(dim1=1, dim2=2)
+
+
+def _rows(features: Tensor, rows: Tensor) -> Tensor:
+    """Features of the rows [E, way, n] as [E, way x n, D]."""
+    return features.index_select(0, rows.flatten()).view(len(rows), -1, features.shape[1])
+
+
+def _pick(gram: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Entries [..., R, C] of a matrix at rows [..., R] and columns [..., C]."""
+    # shots are the rows: the many queries of a class lie near each other within one row
+    return gram.take(rows[..., :, None] * gram.shape[1] + columns[..., None, :])
+
+
+def chunk_size(route: Gather | Gram, shots: int, queries: int, device: torch.device) -> int:
+    """Episodes at once."""
+    return max(1, (_CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK) // route.bytes(shots, queries))
+
+
+def choose(support: Tensor, queries: Tensor, plan: list[tuple[int, int, int, bool]]) -> str:
+    """The cheaper route for ``plan``, a list of (episodes, shots, queries, are class means enough?)."""
+    flops, bandwidth, near, far = _RATES.get(support.device.type, _RATES["cuda"])
+    n, m, dim, size = len(support), len(queries), support.shape[1], support.element_size()
+    entries = n * n + (0 if queries is support else n * m)
+    if entries * size > _GRAM_LIMIT:
+        return "gather"
+    gather = gram = 0.0
+    gram += 2 * entries * dim / flops + 2 * entries * size / bandwidth
+    pick = near if entries * size <= _CACHE else far
+    for episodes, s, q, means_only in plan:
+        products = (5 if means_only else s) * q + (0 if means_only else s * s)
+        gather += episodes * (2 * (s + q) * dim * size / bandwidth + 2 * products * dim / flops)
+        gram += episodes * s * (s + q) * pick
+    return "gram" if gram < gather else "gather"

@@ -1,0 +1,174 @@
+"""One function a figure: takes data and an ``ax``, gives the ``ax`` back. No computing.
+
+The same colour for a split everywhere (Okabe & Ito's palette, safe for colour-blind readers); log axes where
+values span decades; theoretical values dashed. Notebooks call `use_style` once.
+"""
+
+import math
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {"source_train": "#0072B2", "source_test": "#009E73", "novel": "#D55E00", "validation": "#CC79A7"}
+NAMES = {
+    "source_train": "source classes, training samples",
+    "source_test": "source classes, unseen samples",
+    "novel": "new classes",
+    "validation": "validation classes",
+}
+METRICS = {
+    "cdnv": "CDNV",
+    "nc1": "NC1",
+    "nc2": "NC2",
+    "nc3": "NC3",
+    "nc4": "NC4 (share of samples)",
+    "accuracy": "accuracy (share of samples)",
+    "loss": "loss (nats)",
+    "accuracy_5shot": "5-shot accuracy (share, 5-way)",
+    "accuracy_1shot": "1-shot accuracy (share, 5-way)",
+    "min_distance": "smallest distance of class means",
+}
+LOGARITHMIC = {"cdnv", "nc1", "loss"}
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for the notebooks: small type, light grid, figures readable at column width."""
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 150,
+            "font.size": 9,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "lines.linewidth": 1.6,
+            "lines.markersize": 4,
+            "legend.frameon": False,
+            "legend.fontsize": 8,
+        }
+    )
+
+
+def _axes(ax: Axes, metric: str, x: str) -> Axes:
+    ax.set_xlabel({"epoch": "epoch", "step": "optimisation step"}[x])
+    ax.set_ylabel(METRICS.get(metric, metric))
+    if metric in LOGARITHMIC:
+        ax.set_yscale("log")
+        plain_log_ticks(ax.yaxis)
+    return ax
+
+
+def plain_log_ticks(axis) -> None:
+    """Label a log axis with plain numbers at 1, 2 and 5 of each decade."""
+    axis.set_major_locator(mpl.ticker.LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def over_training(
+    history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, x: str = "epoch", ideal: float | None = None
+) -> Axes:
+    """One metric over training, one line a split.
+
+    Args:
+        history: tidy: epoch, step, split, metric, value; of one run.
+        metric: which metric.
+        ax: where to draw.
+        splits: which splits; None: all on which it was measured.
+        x: "epoch" or "step".
+        ideal: theoretical value, drawn as a dashed line.
+    """
+    rows = history[history["metric"] == metric]
+    for split in COLOURS if splits is None else splits:
+        line = rows[rows["split"] == split]
+        if len(line):
+            ax.plot(line[x], line["value"], "o-", color=COLOURS[split], label=NAMES[split])
+    if ideal is not None:
+        ax.axhline(ideal, color="0.3", linestyle="--", linewidth=1, label=f"theory: {ideal:g}")
+    return _axes(ax, metric, x)
+
+
+def by_source_classes(table: pd.DataFrame, split: str, metric: str, *, ax: Axes, x: str = "step") -> Axes:
+    """One metric of one split over training, one curve for each number of source classes (dark = many)."""
+    rows = table[(table["split"] == split) & (table["metric"] == metric)]
+    sizes = sorted(rows["n_source"].unique())
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(sizes)))
+    for n_source, shade in zip(sizes, shades, strict=True):
+        line = rows[rows["n_source"] == n_source]
+        ax.plot(line[x], line["value"], "o-", color=shade, label=f"{n_source}")
+    ax.set_title(NAMES.get(split, split), fontsize=9)
+    return _axes(ax, metric, x)
+
+
+def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits=("source_test", "novel")) -> Axes:
+    """Final value of a metric against the number of source classes, one line a split."""
+    last = table[table["metric"] == metric].sort_values("epoch").groupby(["split", "n_source"])["value"].last()
+    for split in splits:
+        ax.plot(last[split].index, last[split].values, "o-", color=COLOURS[split], label=NAMES[split])
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    _axes(ax, metric, "epoch").set_xlabel("number of source classes")
+    return ax
+
+
+def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> Axes:
+    """Images [N, C, H, W] side by side, ``columns`` in a row, ink dark on light."""
+    rows = math.ceil(len(images) / columns)
+    n, c, h, w = images.shape
+    tiles = torch.full((rows * columns, c, h, w), 0, dtype=torch.uint8)
+    tiles[:n] = images
+    grid = tiles.view(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
+    ax.imshow(grid.squeeze(-1) if c == 1 else grid, cmap="gray_r", interpolation="nearest")
+    ax.set_axis_off()
+    ax.set_title(title, fontsize=9)
+    return ax
+
+
+def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) -> Axes:
+    """Measured two-class errors and their bounds against CDNV, on log axes; bounds of 1 or more say nothing.
+
+    Args:
+        pairs: one row a pair of classes: cdnv, error and a column for each bound.
+        bounds: column -> label.
+        ax: where to draw.
+    """
+    ordered = pairs.sort_values("cdnv")
+    floor = pairs.loc[pairs["error"] > 0, "error"].min() / 2  # where errors of exactly 0 are drawn
+    ax.axhspan(1, 3, color="0.93", label="says nothing (≥ 1)")
+    for (column, label), marker, shade in zip(bounds.items(), (".", "."), ("0.35", "#56B4E9"), strict=False):
+        ax.plot(ordered["cdnv"], ordered[column], marker, color=shade, markersize=2.5, label=label)
+    ax.plot(
+        ordered["cdnv"], ordered["error"].clip(lower=floor), ".", color=COLOURS["novel"], markersize=2.5,
+        label=f"measured error (n = {len(pairs)} pairs)",
+    )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(floor * 0.8, 3)
+    plain_log_ticks(ax.xaxis)
+    ax.set_xlabel("CDNV of the pair")
+    ax.set_ylabel("two-class error (share)")
+    return ax
+
+
+def save(fig: Figure, name: str, numbers: pd.DataFrame | None = None) -> None:
+    """Write a figure as PNG and PDF, and the numbers behind it as CSV, into the folder NCBOOK_FIGURES.
+
+    Where that variable is not set nothing is written: `make figures` sets it.
+    """
+    folder = os.environ.get("NCBOOK_FIGURES")
+    if not folder:
+        return
+    path = Path(folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path.with_suffix(".png"), metadata={"Software": None})
+    fig.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    if numbers is not None:
+        numbers.to_csv(path.with_suffix(".csv"), index=False, float_format="%.6g")

@@ -1,0 +1,323 @@
+"""A run's folder on disk: its config, history, weights, lock; and what is read back from it.
+
+    <runs_dir>/<experiment key>-<fingerprint of the pixels>/
+        config.json               the experiment, what "auto" became, versions, hardware
+        history.csv               tidy: epoch, step, split, metric, value
+        epoch-000012.safetensors  weights of f and of its head, for each measured epoch
+        resume.safetensors        weights and optimiser at the last checkpoint; gone when finished
+        log.csv                   epoch, seconds: what a seed does not determine
+        finished.json             written last
+
+`training` writes through the functions here; notebooks read through `Run`. No training happens here.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+
+import filelock
+import pandas as pd
+import platformdirs
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ncbook import backbones, datasets, objectives
+from ncbook.datasets.facts import options_for
+from ncbook.experiment import Experiment, nearest
+
+SPLITS = ("source_train", "source_test", "novel", "validation")
+HISTORY_COLUMNS = ["epoch", "step", "split", "metric", "value"]
+
+
+def default_runs_dir() -> Path:
+    """NCBOOK_RUNS when it is set, else a folder in the user's cache."""
+    chosen = os.environ.get("NCBOOK_RUNS")
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("ncbook")) / "runs"
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """The device of that name; "auto": a CUDA device when there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+@functools.lru_cache(maxsize=2)
+def _images(dataset: str, root: str | None, options: tuple) -> "datasets.ImageClasses":
+    return datasets.load(dataset, root, **dict(options))
+
+
+def load_images(experiment: Experiment) -> "datasets.ImageClasses":
+    """The whole data set of an experiment; kept in memory for the next call."""
+    options = options_for(experiment.dataset, experiment.n_source, experiment.n_novel)
+    return _images(experiment.dataset, os.environ.get("NCBOOK_DATA"), tuple(sorted(options.items())))
+
+
+def load_splits(experiment: Experiment) -> "datasets.ClassSplit":
+    """The four class-disjoint splits of an experiment."""
+    return datasets.split(
+        load_images(experiment),
+        n_source=experiment.n_source,
+        n_novel=experiment.n_novel,
+        class_seed=experiment.class_seed,
+    )
+
+
+def _write(path: Path, write) -> None:
+    """Let ``write(temporary)`` make a file, then put it in place of ``path`` in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file in one step."""
+    _write(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], **metadata: int | str) -> None:
+    """Write named tensors as one safetensors file in one step."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _write(path, lambda p: save_file(held, p, {key: str(value) for key, value in metadata.items()}))
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame as CSV in one step; floats keep all their digits."""
+    _write(path, lambda p: frame.to_csv(p, index=False))
+
+
+def weights_path(directory: Path, epoch: int) -> Path:
+    """Where the weights of an epoch are kept."""
+    return directory / f"epoch-{epoch:06d}.safetensors"
+
+
+def locate(experiment: Experiment, runs_dir: str | os.PathLike | None = None) -> Path:
+    """The folder of an experiment's run, whether it is there or not."""
+    base = default_runs_dir() if runs_dir is None else Path(runs_dir).expanduser().absolute()
+    return base / f"{experiment.key}-{load_images(experiment).fingerprint[:12]}"
+
+
+def lock(directory: Path) -> filelock.FileLock:
+    """A lock beside a run's folder: one process trains it, the others wait."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(directory.with_name(directory.name + ".lock"))
+
+
+def environment() -> dict:
+    """Versions and hardware, as stored with every run."""
+    from importlib import metadata
+
+    return {
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("ncbook", "torch", "numpy", "pandas")},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@torch.no_grad()
+def extract(
+    backbone: nn.Module, images: torch.Tensor, *, layer: str | None = None, batch: int = 512
+) -> torch.Tensor:
+    """Features of images, in evaluation mode and float32, on the device of the backbone.
+
+    Args:
+        backbone: the feature map; its mode is restored afterwards.
+        images: uint8 [N, C, H, W], any device.
+        layer: the named layer whose flattened output is wanted; None: the features f(x).
+        batch: images a forward pass.
+
+    Returns:
+        float32 [N, D].
+    """
+    device = next(backbone.parameters()).device
+    kept: list[torch.Tensor] = []
+    hook = None
+    if layer is not None:
+        module = backbone.get_submodule(layer)
+        hook = module.register_forward_hook(lambda _m, _i, output: kept.append(output.flatten(1).clone()))
+    training = backbone.training
+    backbone.eval()
+    try:
+        for chunk in images.split(batch):
+            pixels = as_input(chunk.to(device))
+            output = backbone(pixels)
+            if layer is None:
+                kept.append(output)
+    finally:
+        backbone.train(training)
+        if hook is not None:
+            hook.remove()
+    return torch.cat(kept).float()
+
+
+def as_input(images: torch.Tensor) -> torch.Tensor:
+    """Grey levels 0 ... 255 [B, C, H, W] to network input: float32 in [0, 1], channels last."""
+    return images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+
+
+class Run:
+    """A run on disk: an experiment's numbers and networks. Made by `ncbook.train`; opens fast, reads lazily.
+
+    Args:
+        directory: the run's folder.
+
+    Raises:
+        FileNotFoundError: there is no run in that folder.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = Path(directory)
+        path = self.directory / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no run in {self.directory}: config.json is missing")
+        self.config: dict = json.loads(path.read_text(encoding="utf-8"))
+        self.experiment = Experiment(**self.config["experiment"])
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "unfinished"
+        e = self.experiment
+        return f"Run({e.dataset}, {e.backbone}, {e.n_source} source classes, {self.config['epochs']} epochs, {state})"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training went to its last epoch."""
+        return (self.directory / "finished.json").is_file()
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Every measurement, tidy: epoch, step, split, metric, value; only what a seed determines."""
+        path = self.directory / "history.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=HISTORY_COLUMNS)
+        return pd.read_csv(path, float_precision="round_trip")
+
+    @property
+    def epochs_kept(self) -> list[int]:
+        """Epochs whose weights are on disk, in ascending order."""
+        return sorted(int(path.stem.removeprefix("epoch-")) for path in self.directory.glob("epoch-*.safetensors"))
+
+    @functools.cached_property
+    def splits(self) -> "datasets.ClassSplit":
+        """The images the run was trained and measured on.
+
+        Raises:
+            ValueError: the data set at hand has other pixels than the ones the run was trained on.
+        """
+        here = load_images(self.experiment).fingerprint
+        if here != self.config["fingerprint"]:
+            raise ValueError(
+                f"the run in {self.directory} was trained on other pixels of {self.experiment.dataset!r} "
+                f"(fingerprint {self.config['fingerprint'][:12]}, here {here[:12]})"
+            )
+        return load_splits(self.experiment)
+
+    def _weights(self, epoch: int | None, part: str) -> dict[str, torch.Tensor]:
+        kept = self.epochs_kept
+        if not kept:
+            raise ValueError(f"the run in {self.directory} has no weights yet")
+        epoch = kept[-1] if epoch is None else epoch
+        if epoch not in kept:
+            raise ValueError(f"epoch={epoch!r} was not kept; kept: {', '.join(map(str, kept))}")
+        prefix = part + "."
+        tensors = load_file(weights_path(self.directory, epoch))
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    def model(self, epoch: int | None = None) -> nn.Module:
+        """The feature map f after an epoch (None: the last), in evaluation mode on the CPU.
+
+        Raises:
+            ValueError: the weights of that epoch were not kept; the message lists those that were.
+        """
+        weights = self._weights(epoch, "backbone")
+        channels, size = self.config["image_shape"][0], self.config["image_shape"][-1]
+        with torch.device("meta"):  # no random numbers drawn
+            backbone = backbones.build(self.experiment.backbone, channels, size)
+        backbone.load_state_dict(weights, assign=True)
+        return backbone.to(memory_format=torch.channels_last).eval()
+
+    def objective(self, epoch: int | None = None) -> nn.Module:
+        """The objective with its head after an epoch (None: the last), on the CPU."""
+        weights = self._weights(epoch, "objective")
+        with torch.device("meta"):
+            objective = objectives.build(
+                self.experiment.objective, self.config["feature_dim"], self.experiment.n_source
+            )
+        objective.load_state_dict(weights, assign=True)
+        return objective.eval()
+
+    def head(self, epoch: int | None = None) -> torch.Tensor | None:
+        """Rows of the linear classifier after an epoch, float32 [C, D]; None when there is no such head."""
+        weight = getattr(self.objective(epoch), "weight", None)
+        return None if weight is None else weight.detach()
+
+    def features(
+        self, split: str, epoch: int | None = None, layer: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and labels of a split, computed in float32 without augmentation.
+
+        Args:
+            split: "source_train", "source_test", "novel" or "validation".
+            epoch: a measured epoch; None: the last.
+            layer: a name of `ncbook.backbones.layers`; None: the features f(x).
+
+        Returns:
+            features float32 [N, D] and labels int64 [N], 0 ... C-1 within the split.
+
+        Raises:
+            ValueError: unknown split or layer, or an epoch whose weights were not kept.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r} is unknown; {nearest(split, list(SPLITS))}")
+        names = backbones.layers(self.experiment.backbone)
+        if layer is not None and layer not in names:
+            raise ValueError(f"layer={layer!r} is unknown; {nearest(layer, names)}")
+        backbone = self.model(epoch).to(resolve_device())
+        part = getattr(self.splits, split)
+        return extract(backbone, part.images, layer=layer).cpu(), part.labels
+
+    @torch.no_grad()
+    def logits(self, split: str, epoch: int | None = None) -> torch.Tensor:
+        """Scores of the source classes [N, C] for the samples of a split."""
+        return self.objective(epoch).logits(self.features(split, epoch)[0])
+
+
+def resume_metadata(path: Path) -> dict[str, str]:
+    """What was written beside the tensors of a checkpoint."""
+    with safe_open(path, framework="pt") as checkpoint:
+        return checkpoint.metadata()
+
+
+def describe(experiment: Experiment) -> dict:
+    """An experiment as plain data, for config.json."""
+    return dataclasses.asdict(experiment)
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed for one purpose, from a run's seed and the purpose's name; the same on every machine.
+
+    >>> derived_seed(0, "epoch", 1) == derived_seed(0, "epoch", 1) != derived_seed(0, "epoch", 2)
+    True
+    """
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1

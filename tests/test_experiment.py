@@ -1,0 +1,114 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ncbook.experiment import Experiment, ParameterError, check_parameters
+
+
+def test_is_frozen_and_keyed_by_its_parameters():
+    experiment = Experiment()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        experiment.seed = 3
+    assert experiment.key == Experiment(n_source=64, learning_rate=0.2).key
+    keys = {experiment.key, Experiment(seed=1).key, Experiment(class_seed=1).key, Experiment(epochs=1).key}
+    assert len(keys) == 4
+    assert Experiment(momentum=0).key == Experiment(momentum=0.0).key
+
+
+def test_key_is_the_same_in_another_process():
+    code = "import ncbook; print(ncbook.Experiment(seed=5).key)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == Experiment(seed=5).key
+
+
+def test_imports_no_torch():
+    code = "import sys, ncbook; ncbook.Experiment(); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"n_sorce": 8}, ["n_sorce", "did you mean 'n_source'"]),
+        ({"dataset": "strok"}, ["dataset='strok'", "did you mean 'strokes'", "omniglot"]),
+        ({"dataset": 3}, ["dataset=3"]),
+        ({"backbone": "conv"}, ["backbone='conv'", "conv4"]),
+        ({"objective": "cross-entropy"}, ["did you mean 'cross_entropy'"]),
+        ({"n_source": -1}, ["n_source=-1", "at least 2"]),
+        ({"n_source": 1}, ["n_source=1", "at least 2"]),
+        ({"n_source": True}, ["n_source=True", "bool"]),
+        ({"n_source": 8.0}, ["n_source=8.0", "float"]),
+        ({"n_source": "8"}, ["n_source='8'", "str"]),
+        ({"n_novel": 0}, ["n_novel=0"]),
+        ({"dataset": "omniglot", "n_source": 1600, "n_novel": 100}, ["n_source=1600", "n_novel=100", "1623"]),
+        ({"n_source": 10**6}, ["n_source=1000000", "n_novel=100", "16384"]),
+        ({"epochs": 0}, ["epochs=0", "at least 1"]),
+        ({"batch_size": 1}, ["batch_size=1"]),
+        ({"learning_rate": "1e-3"}, ["learning_rate='1e-3'", "write 1.0e-03"]),
+        ({"learning_rate": 0}, ["learning_rate=0", "above 0"]),
+        ({"learning_rate": float("nan")}, ["learning_rate=nan"]),
+        ({"momentum": 1.0}, ["momentum=1.0"]),
+        ({"weight_decay": -0.1}, ["weight_decay=-0.1"]),
+        ({"schedule": "onecycle"}, ["did you mean 'one_cycle'"]),
+        ({"augmentation": None}, ["augmentation=None"]),
+        ({"precision": "bf16"}, ["precision='bf16'"]),
+        ({"measurements": 1}, ["measurements=1"]),
+        ({"seed": -1}, ["seed=-1"]),
+    ],
+)
+def test_refuses_with_one_message(parameters, words):
+    with pytest.raises(ParameterError) as raised:
+        Experiment(**parameters)
+    assert isinstance(raised.value, ValueError)
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    assert raised.value._render_traceback_() == [f"ParameterError: {message}"]
+
+
+def test_replace_validates():
+    assert Experiment().replace(n_source=8).n_source == 8
+    with pytest.raises(ParameterError, match="n_sorce"):
+        Experiment().replace(n_sorce=8)
+
+
+PARAMETERS = "n_source: int = 64  # classes\nepochs: int = None\nlr: float = 0.2\nname: str = 'a'"
+
+
+@pytest.mark.parametrize(
+    ("injected", "words"),
+    [
+        ("n_sorce = 8", ["unknown parameter 'n_sorce'", "did you mean 'n_source'"]),
+        ("n_source = 'many'", ["n_source='many'", "allowed: int"]),
+        ("n_source = 8.5", ["n_source=8.5", "allowed: int"]),
+        ("name = 3", ["name=3", "allowed: str"]),
+        ("n_source = True", ["n_source=True", "allowed: int"]),
+    ],
+)
+def test_injected_parameters_are_checked(injected, words):
+    with pytest.raises(ParameterError) as raised:
+        check_parameters(["", PARAMETERS, f"# Parameters\n{injected}\n", "check_parameters()"])
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_good_injected_parameters_pass():
+    check_parameters([PARAMETERS, "# Parameters\nn_source = 8\nepochs = 3\nlr = 1\nname = 'b'\n"])
+
+
+def test_cells_may_be_run_again_in_any_order():
+    later = ["%matplotlib inline", "x = f(3)", PARAMETERS, "shot = 5"]
+    check_parameters([PARAMETERS, *later, PARAMETERS, *later])
+    check_parameters([])
+    check_parameters()  # outside a notebook there is nothing to check
+
+
+def test_config_round_trip():
+    experiment = Experiment(seed=3, epochs=None)
+    again = Experiment(**json.loads(json.dumps(dataclasses.asdict(experiment))))
+    assert again == experiment and again.key == experiment.key
