@@ -6,11 +6,12 @@ is shifted by a reference r near its mean, and what is summed is z = x - r: the 
 close to r, the sums are of the size of the within-class scatter, and one float32 GEMM zᵀz a batch is all the
 work.
 
-A reference is the mean of the first samples seen of a class. Let it be an outlier: at distance L from the
-mean it inflates the sum of n squares by n L², against which the rounding is relative. But the outlier is
-itself a sample of the class and adds L² to the true scatter; so the inflation is at most n-fold, and
-references are renewed before it matters: whenever the rows seen have doubled and a class's offset makes up
-most of its sum of squares.
+A reference is the mean of the samples of a class in the first block that has any. Should that be one sample,
+and an outlier at distance L from the mean, it inflates the sum of n squares by n L², against which the
+rounding is relative. But the outlier is itself a sample of the class and adds L² to the true scatter; so the
+inflation is at most n-fold. References are renewed before n is large: by a block with many more samples of
+the class than came before; and, looked at whenever the rows seen have doubled and every 16,384 rows, if a
+class's offset makes up most of its sum of squares.
 
 States that are merged (processes, `merge_state`, `forward`) have different references, hence merging goes
 through counts, means and scatter about the means, in float64, by the formula of Chan, Golub, LeVeque (1983).
@@ -142,13 +143,15 @@ class CollapseMetrics(Metric):
             self._add(x if x.dtype == torch.float64 else x.float(), y)
 
     def _add(self, x: Tensor, y: Tensor) -> None:
-        references = self._references_for(x, y)
+        references, moved = self._references_for(x, y)
         z = self._workspace_like(x)
         torch.index_select(references.to(x.dtype), 0, y, out=z)
         torch.sub(x, z, out=z)
         squares = torch.linalg.vector_norm(z, dim=1).double().square()
         if not squares.sum().isfinite():
             collapse.raise_not_finite(x)
+        if moved:
+            self._load(self._totals(), references)
         self.references = references
         self.counts.index_add_(0, y, torch.ones_like(squares))
         self.squares.index_add_(0, y, squares)
@@ -160,6 +163,18 @@ class CollapseMetrics(Metric):
         if self._recent_rows >= _RECENT or self._rows >= 2 * self._rows_at_check:
             self._settle()
 
+    def _references_for(self, x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
+        """([K, D] with the means here of classes new to this block, or nearly so; whether sums must follow)."""
+        here = torch.bincount(y, minlength=self.n_classes)
+        new = here > torch.where(self.counts > 0, 8 * self.counts + 8, 0)
+        if not new.any():
+            return self.references, False
+        of_new = new[y]
+        x, y = x[of_new].double(), y[of_new]
+        means = torch.zeros_like(self.sums).index_add_(0, y, x) / here.clamp(min=1)[:, None]
+        references = torch.where(new[:, None], means.float(), self.references)
+        return references, bool((self.counts[new] > 0).any())
+
     def _workspace_like(self, x: Tensor) -> Tensor:
         """Memory for a block of z, kept: a fresh one each time costs more than what is written to it."""
         old = self._workspace
@@ -167,29 +182,17 @@ class CollapseMetrics(Metric):
             self._workspace = torch.empty_like(x, memory_format=torch.contiguous_format)
         return self._workspace[: len(x)]
 
-    def _references_for(self, x: Tensor, y: Tensor) -> Tensor:
-        """[K, D] with the means of those classes of the batch that were not seen before."""
-        new = self.counts[y] == 0
-        if not new.any():
-            return self.references
-        x, y = x[new].double(), y[new]
-        first = _of_class(torch.ones_like(x[:, 0]), y, self.n_classes)
-        means = _of_class(x, y, self.n_classes) / first.clamp(min=1)[:, None]
-        return torch.where(first[:, None] > 0, means.float(), self.references)
-
     def _settle(self) -> None:
-        """Add the recent sums to the float64 ones; at doublings, renew references if one has become poor."""
+        """Add the recent sums to the float64 ones, and renew all references if one has become poor."""
         for recent, total in ((self.recent_sums, self.sums), (self.recent_moment, self.moment)):
             total += recent
             recent.zero_()
-        self._recent_rows = 0
-        if self._rows >= 2 * self._rows_at_check:
-            self._rows_at_check = self._rows
-            # n |mean - reference|² of each class, by which a reference at the mean would lower its sum of
-            # squares
-            offset = torch.linalg.vector_norm(self.sums, dim=1).square() / self.counts.clamp(min=1)
-            if (offset > 0.9 * self.squares).any():
-                self._load(self._totals())
+        self._recent_rows, self._rows_at_check = 0, self._rows
+        # n |mean - reference|² of each class: by this much a reference at the mean would lower its sum of
+        # squares
+        offset = torch.linalg.vector_norm(self.sums, dim=1).square() / self.counts.clamp(min=1)
+        if (offset > 0.9 * self.squares).any():
+            self._load(self._totals())
 
     def _totals(self, state: dict[str, Tensor] | None = None) -> _Totals:
         state = state or self.metric_state
@@ -204,10 +207,10 @@ class CollapseMetrics(Metric):
             state["moment"] + state["recent_moment"] - sums.T @ offsets,
         )
 
-    def _load(self, totals: _Totals) -> None:
-        """Set the state to these totals, about the nearest float32 numbers to their means."""
+    def _load(self, totals: _Totals, references: Tensor | None = None) -> None:
+        """Set the state to these totals, about these references, or else about the means in float32."""
         self.counts = totals.counts
-        self.references = totals.means.float()
+        self.references = totals.means.float() if references is None else references
         offsets = totals.means - self.references
         self.sums = totals.counts[:, None] * offsets
         self.squares = totals.squares + (self.sums * offsets).sum(1)
@@ -404,12 +407,8 @@ class SecondPass(Metric):
         if self.directional:
             if (self.counts == 0).any():
                 missing = self.classes[self.counts == 0].tolist()
-                raise ValueError(
-                    f"features must be of all classes of the first pass, not yet seen: {missing}"
-                )
-            moments = collapse.Moments(
-                self.classes, self.class_counts, self.means, self.variances, within=None
-            )
+                raise ValueError(f"features must be of all classes of the first pass, not yet seen: {missing}")
+            moments = collapse.Moments(self.classes, self.class_counts, self.means, self.variances, within=None)
             # Residuals were taken from rounded means, so they have a mean: the rounding error.
             centred = self.means - self.means.mean(0)
             along = (self.means - self.means.float()) @ centred.T  # [C, C]
@@ -436,8 +435,3 @@ def _check(features: Tensor, labels: Tensor, n_classes: int, dim: int, device: t
         if lowest < 0 or highest >= n_classes:
             raise ValueError(f"labels must be in 0 ... {n_classes - 1}, got {lowest} ... {highest}")
     return labels
-
-
-def _of_class(values: Tensor, y: Tensor, n_classes: int) -> Tensor:
-    """Sums of the rows of each class: [K, ...]."""
-    return values.new_zeros(n_classes, *values.shape[1:]).index_add(0, y, values)

@@ -3,7 +3,6 @@
 Built by `training` and `runs`; every layer that a layer-wise measurement may look at has a name.
 """
 
-import torch
 from torch import nn
 
 from ncbook.experiment import BACKBONES, nearest

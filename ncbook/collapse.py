@@ -67,6 +67,11 @@ class Moments:
         return torch.pdist(self.means)
 
     @cached_property
+    def sums_of_variances(self) -> Tensor:
+        """[C (C - 1) / 2] of the two classes of a pair."""
+        return _sum_of_pairs(self.variances)
+
+    @cached_property
     def between(self) -> "Between":
         """The between-class covariance, classes with equal weight."""
         return Between(self.means, torch.full_like(self.counts, 1 / len(self.counts)))
@@ -122,9 +127,7 @@ class _Sample:
     def __init__(self, features: Tensor, labels: Tensor, *, least: int = 1):
         check_batch(features, labels)
         self.x = features.to(_accurate_dtype(features.device))  # [N, D]
-        self.classes, self.index, counts = labels.to(features.device).unique(
-            return_inverse=True, return_counts=True
-        )
+        self.classes, self.index, counts = labels.to(features.device).unique(return_inverse=True, return_counts=True)
         if len(self.classes) < 2:
             raise ValueError(f"labels must hold at least two classes, got {self.classes.tolist()}")
         self.counts = counts.to(self.x.dtype)  # [C]
@@ -171,9 +174,7 @@ def check_batch(features: Tensor, labels: Tensor) -> None:
 def check_logits(logits: Tensor, n: int, n_classes: int) -> None:
     """Raise unless logits are [n, n_classes] floats."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        raise TypeError(
-            f"logits must be a float tensor, got {getattr(logits, 'dtype', type(logits).__name__)}"
-        )
+        raise TypeError(f"logits must be a float tensor, got {getattr(logits, 'dtype', type(logits).__name__)}")
     if logits.shape != (n, n_classes):
         raise ValueError(f"logits must be [N, C] = [{n}, {n_classes}], got {list(logits.shape)}")
 
@@ -193,9 +194,7 @@ def raise_not_finite(features: Tensor) -> None:
 def raise_single_samples(classes: Tensor, counts: Tensor) -> None:
     """Name the classes that have too few samples for a variance."""
     single = _some(classes[counts < 2].tolist())
-    raise ValueError(
-        f"labels must hold two samples or more of each class for a variance, got one of: {single}"
-    )
+    raise ValueError(f"labels must hold two samples or more of each class for a variance, got one of: {single}")
 
 
 def _some(items: list) -> str:
@@ -281,22 +280,20 @@ def cdnv(features: Tensor, labels: Tensor, *, debiased: bool = False) -> Tensor:
 
 def cdnv_of_pairs(moments: Moments, *, debiased: bool = False) -> Tensor:
     """[C (C - 1) / 2] CDNV of the unordered pairs."""
-    squared = _squared_distances(moments)
-    variances = moments.variances
-    if debiased:
-        variances = variances * moments.counts / (moments.counts - 1)
-        squared = squared - _sum_of_pairs(variances / moments.counts)
-        lost = squared <= 0
-        if lost.any():
-            warnings.warn(
-                f"{lost.sum().item()} of {len(lost)} pairs of classes cannot be told apart (de-biased squared"
-                " distance <= 0): their CDNV is inf",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            squared = squared.masked_fill(lost, 1.0)
-            return (_sum_of_pairs(variances) / (2 * squared)).masked_fill(lost, torch.inf)
-    return _sum_of_pairs(variances) / (2 * squared)
+    squared, variances = _squared_distances(moments), moments.sums_of_variances
+    if not debiased:
+        return variances / (2 * squared)
+    unbiased = moments.variances * moments.counts / (moments.counts - 1)
+    squared = squared - _sum_of_pairs(unbiased / moments.counts)
+    lost = squared <= 0
+    if lost.any():
+        warnings.warn(
+            f"{lost.sum().item()} of {len(lost)} pairs of classes cannot be told apart: their de-biased squared"
+            " distance is not positive, their CDNV inf",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return (_sum_of_pairs(unbiased) / (2 * squared.masked_fill(lost, 1.0))).masked_fill(lost, torch.inf)
 
 
 def directional_cdnv_matrix(features: Tensor, labels: Tensor) -> Tensor:
@@ -401,9 +398,10 @@ def min_distance(features: Tensor, labels: Tensor, *, normalised: bool = False) 
 
 def _squared_distances(moments: Moments) -> Tensor:
     """[C (C - 1) / 2] between class means; raises if two of these are equal up to rounding."""
-    distances = moments.distances
+    # Both are cached, hence taken before gradients are switched off.
+    distances, variances = moments.distances, moments.sums_of_variances
     with torch.no_grad():
-        spread = _sum_of_pairs(moments.variances).sqrt()
+        spread = variances.sqrt()
         equal = (distances <= 16 * moments.resolution * spread) | _negligible(distances, moments.means)
         if equal.any():
             i, j = (moments.classes[k[equal][0]].item() for k in _pairs(len(moments.means), equal.device))
@@ -727,9 +725,7 @@ def nc3(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
 def nc3_of_means(means: Tensor, weight: Tensor) -> Tensor:
     """Formula of `nc3`."""
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        raise TypeError(
-            f"weight must be a float tensor, got {getattr(weight, 'dtype', type(weight).__name__)}"
-        )
+        raise TypeError(f"weight must be a float tensor, got {getattr(weight, 'dtype', type(weight).__name__)}")
     if weight.shape != means.shape:
         raise ValueError(f"weight must be [C, D] = {list(means.shape)}, got {list(weight.shape)}")
     weight = weight.to(means)
@@ -858,9 +854,7 @@ def nc1_noise_floor(n_classes: int, n_per_class: int, dim: int, *, spectrum: Ten
         if spectrum.shape != (dim,):
             raise ValueError(f"spectrum must be [dim] = [{dim}], got {list(spectrum.shape)}")
         if not (spectrum.isfinite().all() and (spectrum >= 0).all() and (spectrum > 0).any()):
-            raise ValueError(
-                f"spectrum must be finite, not negative and not all zero, got {spectrum.tolist()}"
-            )
+            raise ValueError(f"spectrum must be finite, not negative and not all zero, got {spectrum.tolist()}")
         spectrum = spectrum[spectrum > 0]
         dim = len(spectrum)
     if n_classes - 2 <= dim <= n_classes:

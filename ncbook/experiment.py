@@ -102,9 +102,9 @@ class Experiment:
 
     >>> Experiment(n_source=32).n_source
     32
-    >>> Experiment(dataset="omniglott")
+    >>> Experiment(seed=-1)
     Traceback (most recent call last):
-    ncbook.experiment.ParameterError: dataset='omniglott' is unknown; did you mean 'omniglot'? allowed: strokes, omniglot
+    ncbook.experiment.ParameterError: seed=-1; allowed: a whole number of at least 0 and at most 2147483647
     """
 
     dataset: str = "strokes"

@@ -96,12 +96,16 @@ def over_training(
     return _axes(ax, metric, x)
 
 
+def _shades(n_source: pd.Series) -> dict[int, tuple]:
+    """A colour for each number of source classes: the more, the darker."""
+    sizes = sorted(n_source.unique())
+    return dict(zip(sizes, mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(sizes))), strict=True))
+
+
 def by_source_classes(table: pd.DataFrame, split: str, metric: str, *, ax: Axes, x: str = "step") -> Axes:
     """One metric of one split over training, one curve for each number of source classes (dark = many)."""
     rows = table[(table["split"] == split) & (table["metric"] == metric)]
-    sizes = sorted(rows["n_source"].unique())
-    shades = mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(sizes)))
-    for n_source, shade in zip(sizes, shades, strict=True):
+    for n_source, shade in _shades(rows["n_source"]).items():
         line = rows[rows["n_source"] == n_source]
         ax.plot(line[x], line["value"], "o-", color=shade, label=f"{n_source}")
     ax.set_title(NAMES.get(split, split), fontsize=9)
@@ -116,6 +120,20 @@ def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     _axes(ax, metric, "epoch").set_xlabel("number of source classes")
+    return ax
+
+
+def accuracy_against_cdnv(table: pd.DataFrame, *, ax: Axes, split: str = "novel", shot: int = 5) -> Axes:
+    """Few-shot accuracy against CDNV on one split: a point for each network and measured epoch."""
+    metric = f"accuracy_{shot}shot"
+    wide = table[table["split"] == split].pivot_table(index=["n_source", "epoch"], columns="metric", values="value")
+    for n_source, shade in _shades(table["n_source"]).items():
+        points = wide.loc[n_source]
+        ax.plot(points["cdnv"], points[metric], "o", color=shade, alpha=0.85, label=f"{n_source}")
+    ax.set_xscale("log")
+    plain_log_ticks(ax.xaxis)
+    ax.set_xlabel(f"CDNV of {NAMES[split]}")
+    ax.set_ylabel(METRICS[metric])
     return ax
 
 
@@ -147,7 +165,7 @@ def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) 
         ax.plot(ordered["cdnv"], ordered[column], marker, color=shade, markersize=2.5, label=label)
     ax.plot(
         ordered["cdnv"], ordered["error"].clip(lower=floor), ".", color=COLOURS["novel"], markersize=2.5,
-        label=f"measured error (n = {len(pairs)} pairs)",
+        label=f"measured error (n = {len(pairs)} pairs; 0 at the bottom)",
     )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")

@@ -37,8 +37,8 @@ def cdnv_bound(cdnv, shot: int):
     Raises:
         ValueError: negative V, or fewer than one shot.
 
-    >>> cdnv_bound(0.1, shot=1)  # 4 * 2 * 0.1 / (1 + 2 * 2 * 0.1) = 0.8 / 1.4
-    0.5714285714285714
+    >>> round(cdnv_bound(0.1, shot=1), 6)  # 4 * 2 * 0.1 / (1 + 2 * 2 * 0.1) = 0.8 / 1.4
+    0.571429
     """
     given = cdnv.detach() if isinstance(cdnv, torch.Tensor) else torch.as_tensor(cdnv)
     if bool((given < 0).any()):
@@ -67,8 +67,8 @@ def spread_bound(cdnv, shot: int, rank: float):
     Raises:
         ValueError: negative V, fewer than one shot, a rank below one.
 
-    >>> spread_bound(0.1, shot=1, rank=12)  # 0.2 + 12 * 0.1 / 12
-    0.30000000000000004
+    >>> round(spread_bound(0.1, shot=1, rank=12), 6)  # 0.2 + 12 * 0.1 / 12
+    0.3
     """
     given = cdnv.detach() if isinstance(cdnv, torch.Tensor) else torch.as_tensor(cdnv)
     if bool((given < 0).any()):

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import time
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -28,12 +29,10 @@ HEADS = {"ncc": "accuracy", "ridge": "ridge_accuracy"}  # head -> name in the hi
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
+    """The loss is no longer a finite number, or the network gives every image the same features."""
 
 
-def train(
-    experiment: Experiment, *, runs_dir: str | os.PathLike | None = None, device: str = "auto"
-) -> Run:
+def train(experiment: Experiment, *, runs_dir: str | os.PathLike | None = None, device: str = "auto") -> Run:
     """Train an experiment, continue it where it was interrupted, or find it finished.
 
     Args:
@@ -131,9 +130,18 @@ def affine(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def measure(
-    features: torch.Tensor, labels: torch.Tensor, objective: torch.nn.Module | None = None
-) -> dict[str, float]:
+def median_debiased_cdnv(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Median over pairs of the CDNV freed of the bias of few samples: comparable between sample sizes.
+
+    A median, since a pair that cannot be told apart has no finite value; infinite where most pairs have none.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pairs that cannot be told apart
+        pairs = collapse.cdnv_matrix(features, labels, debiased=True)
+    return pairs.nanmedian()
+
+
+def measure(features: torch.Tensor, labels: torch.Tensor, objective: torch.nn.Module | None = None) -> dict[str, float]:
     """Every number that a history keeps of one split.
 
     Args:
@@ -147,6 +155,7 @@ def measure(
     """
     values = {
         "cdnv": collapse.cdnv(features, labels),
+        "cdnv_debiased": median_debiased_cdnv(features, labels),
         "nc1": collapse.nc1(features, labels),
         "nc2": collapse.nc2(features, labels),
         "min_distance": collapse.min_distance(features, labels),
@@ -163,7 +172,13 @@ def measure(
         if len(counts) >= 5 and int(counts.min()) >= shot + MEASURED_QUERY:
             for head, name in HEADS.items():
                 result = fewshot.evaluate(
-                    features, labels, way=5, shot=shot, query=MEASURED_QUERY, episodes=MEASURED_EPISODES, head=head
+                    features,
+                    labels,
+                    way=5,
+                    shot=shot,
+                    query=MEASURED_QUERY,
+                    episodes=MEASURED_EPISODES,
+                    head=head,
                 )
                 values[f"{name}_{shot}shot"] = result.accuracy
     return {name: float(value) for name, value in values.items()}
@@ -177,9 +192,7 @@ class _Training:
         self.splits = runs.load_splits(experiment)
         source = self.splits.source_train
         self.steps_per_epoch = steps_per_epoch(len(source.labels), experiment.batch_size)
-        self.epochs = experiment.epochs or max(
-            1, round(FACTS[experiment.dataset].steps / self.steps_per_epoch)
-        )
+        self.epochs = experiment.epochs or max(1, round(FACTS[experiment.dataset].steps / self.steps_per_epoch))
         self.steps = self.epochs * self.steps_per_epoch
         self.measured = measured_epochs(self.epochs, experiment.measurements)
 
@@ -251,20 +264,27 @@ class _Training:
             for epoch in range(begin + 1, self.epochs + 1):
                 loss = self._epoch(epoch, images, labels)
                 if not math.isfinite(loss):
-                    kept = Run(self.directory).epochs_kept[-1]
-                    raise DivergedError(
-                        f"the loss is {loss} after epoch {epoch} of {self.epochs}; the weights of epoch {kept} are "
-                        f"kept in {self.directory.name}. Try a learning_rate below {self.experiment.learning_rate}."
-                    )
+                    raise self._diverged(epoch, f"the loss is {loss}")
                 if epoch in self.measured:
-                    self._measure(epoch)
+                    try:
+                        self._measure(epoch)
+                    except ValueError as error:  # features that no metric is defined on: a dead network
+                        raise self._diverged(epoch, str(error)) from error
                 if epoch in self.measured or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
                     self._checkpoint(epoch)
                 bar.advance(self.steps_per_epoch, f"loss {loss:.3f}")
         runs.write_json(
-            self.directory / "finished.json", {"epochs": self.epochs, "seconds": time.monotonic() - self.start}
+            self.directory / "finished.json",
+            {"epochs": self.epochs, "seconds": time.monotonic() - self.start},
         )
         (self.directory / "resume.safetensors").unlink(missing_ok=True)
+
+    def _diverged(self, epoch: int, what: str) -> DivergedError:
+        kept = Run(self.directory).epochs_kept[-1]
+        return DivergedError(
+            f"{what} after epoch {epoch} of {self.epochs}; the weights of epoch {kept} are kept in "
+            f"{self.directory.name}. Try a learning_rate below {self.experiment.learning_rate:g}."
+        )
 
     def _epoch(self, epoch: int, images: torch.Tensor, labels: torch.Tensor) -> float:
         """One pass over the source training samples; the mean loss of its batches."""
@@ -311,9 +331,7 @@ class _Training:
                 self.history.append({**row, "split": split, "metric": metric, "value": value})
         weights = self._named(lambda module: module.state_dict())
         runs.write_tensors(runs.weights_path(self.directory, epoch), weights, epoch=epoch)
-        runs.write_csv(
-            self.directory / "history.csv", pd.DataFrame(self.history, columns=runs.HISTORY_COLUMNS)
-        )
+        runs.write_csv(self.directory / "history.csv", pd.DataFrame(self.history, columns=runs.HISTORY_COLUMNS))
         now = time.monotonic()
         self.seconds.append({"epoch": epoch, "seconds": now - self.start, "measuring": now - began})
         runs.write_csv(self.directory / "log.csv", pd.DataFrame(self.seconds))

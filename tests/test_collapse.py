@@ -230,9 +230,7 @@ shapes = st.tuples(st.integers(2, 7), st.integers(2, 9), seeds)
 def assert_same(metrics, one, other, rtol=1e-8):
     for metric in metrics:
         a, b = metric(*one), metric(*other)
-        torch.testing.assert_close(
-            a, b, rtol=rtol, atol=1e-10, equal_nan=True, msg=lambda m, f=metric: f"{f}: {m}"
-        )
+        torch.testing.assert_close(a, b, rtol=rtol, atol=1e-10, equal_nan=True, msg=lambda m, f=metric: f"{f}: {m}")
 
 
 @examples

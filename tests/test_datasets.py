@@ -43,18 +43,14 @@ def fake(n_classes=40, per_class=4, official=None):
 
 
 def same(a, b):
-    return (
-        torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and a.class_names == b.class_names
-    )
+    return torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and a.class_names == b.class_names
 
 
 # --- names and options ---
 
 
 def test_importing_the_room_imports_no_torch():
-    code = (
-        "import sys, ncbook.datasets as d; assert 'strokes' in d.MODULES; assert 'torch' not in sys.modules"
-    )
+    code = "import sys, ncbook.datasets as d; assert 'strokes' in d.MODULES; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -66,9 +62,7 @@ def test_unknown_name_is_refused_with_the_nearest():
 
 
 def test_unknown_option_is_refused_with_the_nearest():
-    with pytest.raises(
-        ValueError, match="'n_clases'; allowed: n_classes, per_class, seed; did you mean 'n_cl"
-    ):
+    with pytest.raises(ValueError, match="'n_clases'; allowed: n_classes, per_class, seed; did you mean 'n_cl"):
         datasets.load("strokes", n_clases=4)
 
 
@@ -133,17 +127,13 @@ def test_validation_is_what_is_left():
     images = fake()
     assert len(datasets.split(images, n_source=30, n_novel=7).validation.class_names) == 3
     empty = datasets.split(images, n_source=33, n_novel=7).validation
-    assert (
-        empty.images.shape == (0, 1, 1, 2) and empty.labels.dtype == torch.int64 and empty.class_names == []
-    )
+    assert empty.images.shape == (0, 1, 1, 2) and empty.labels.dtype == torch.int64 and empty.class_names == []
 
 
 def test_class_seed_chooses_the_classes_the_same_way_everywhere():
     images = fake()
     assert same(*(datasets.split(images, n_source=5, n_novel=5, class_seed=3).novel for _ in range(2)))
-    chosen = {
-        tuple(datasets.split(images, n_source=5, n_novel=5, class_seed=s).novel.class_names) for s in range(9)
-    }
+    chosen = {tuple(datasets.split(images, n_source=5, n_novel=5, class_seed=s).novel.class_names) for s in range(9)}
     assert len(chosen) == 9
     parts = datasets.split(images, n_source=3, n_novel=3)
     assert parts.novel.class_names == ["class 38", "class 29", "class 21"]

@@ -55,9 +55,7 @@ def test_first_episodes_do_not_depend_on_how_many(few, many):
 
 
 def test_seeds():
-    a, b, c = (
-        fewshot.sample_episodes(UNEVEN, way=3, shot=1, query=2, episodes=50, seed=s) for s in (0, 0, 1)
-    )
+    a, b, c = (fewshot.sample_episodes(UNEVEN, way=3, shot=1, query=2, episodes=50, seed=s) for s in (0, 0, 1))
     assert torch.equal(a.support, b.support) and torch.equal(a.query, b.query)
     assert not torch.equal(a.support, c.support)
 
@@ -176,9 +174,7 @@ def test_logistic_reaches_the_optimum(scale):
     x = scale * x
     episodes = fewshot.sample_episodes(y, shot=5, episodes=50)
     shots = x[episodes.support.flatten(1)].double()
-    ours = heads.logistic_scores(
-        shots @ shots.mT, shots @ shots.mT, 5, 1.0
-    )  # the shots as queries: [E, way, S]
+    ours = heads.logistic_scores(shots @ shots.mT, shots @ shots.mT, 5, 1.0)  # the shots as queries: [E, way, S]
     residual = torch.eye(5).repeat_interleave(5, 1) - ours.softmax(1)
     assert residual.sum(-1).abs().max() < 1e-6
     rebuilt = residual @ shots @ shots.mT
@@ -196,9 +192,7 @@ def test_ncc_is_easyfsl_prototypical_networks():
         episodes = fewshot.sample_episodes(y, shot=shot, episodes=200, seed=4)
         model = methods.PrototypicalNetworks()
         for e in range(200):
-            model.process_support_set(
-                x[episodes.support[e].flatten()], torch.arange(5).repeat_interleave(shot)
-            )
+            model.process_support_set(x[episodes.support[e].flatten()], torch.arange(5).repeat_interleave(shot))
             guess = model(x[episodes.query[e].flatten()]).argmax(1)
             right = (guess == torch.arange(5).repeat_interleave(15)).double().mean()
             assert abs(right - result.per_episode[e]) < 1e-9
@@ -260,9 +254,7 @@ def test_result():
     assert torch.equal(result.per_episode, again.per_episode[:2000])
     assert result.per_episode.dtype == torch.float64 and result.per_episode.shape == (2000,)
     assert result.per_episode.min() >= 0 and result.per_episode.max() <= 1
-    assert isinstance(result.accuracy, float) and result.accuracy == pytest.approx(
-        float(result.per_episode.mean())
-    )
+    assert isinstance(result.accuracy, float) and result.accuracy == pytest.approx(float(result.per_episode.mean()))
     assert result.ci95 == pytest.approx(1.96 * float(result.per_episode.std()) / math.sqrt(2000))
     assert "5-way 5-shot" in repr(result)
     assert math.isnan(fewshot.evaluate(x, y, episodes=1).ci95)
@@ -369,9 +361,7 @@ def test_transforms():
     }
     for transform, expected in by_hand.items():
         call = dict(episodes=200, head="cosine")
-        ours = fewshot.evaluate(
-            x, y, transform=transform, source_mean=mean if "centred" in transform else None, **call
-        )
+        ours = fewshot.evaluate(x, y, transform=transform, source_mean=mean if "centred" in transform else None, **call)
         theirs = fewshot.evaluate(expected, y, **call)
         assert (ours.per_episode - theirs.per_episode).abs().sum() * 75 <= 2
 
@@ -416,9 +406,7 @@ def test_precision_setting_and_autocast_do_not_leak_in():
     finally:
         torch.set_float32_matmul_precision(before)
     assert torch.equal(plain.per_episode, guarded.per_episode)
-    torch.testing.assert_close(
-        errors, fewshot.pair_errors(x, y, shot=1, draws=3), equal_nan=True, rtol=0, atol=0
-    )
+    torch.testing.assert_close(errors, fewshot.pair_errors(x, y, shot=1, draws=3), equal_nan=True, rtol=0, atol=0)
 
 
 def test_half_precision_features_are_widened():
@@ -471,11 +459,7 @@ def pair_errors_by_hand(x, y, support):
                 continue
             parts = []
             for own, other in ((i, j), (j, i)):
-                rows = [
-                    r
-                    for r in (y == classes[own]).nonzero().flatten().tolist()
-                    if r not in support[own].tolist()
-                ]
+                rows = [r for r in (y == classes[own]).nonzero().flatten().tolist() if r not in support[own].tolist()]
                 wrong = (x[rows] - means[own]).norm(dim=1) >= (x[rows] - means[other]).norm(dim=1)
                 parts.append(wrong.double().mean())
             errors[i, j] = sum(parts) / 2
@@ -654,9 +638,7 @@ def test_short_class_is_named():
             "more classes than way = 6",
         ),
         (
-            lambda: fewshot.evaluate(
-                1e6 * gaussian_classes()[0], gaussian_classes()[1], ridge=1e-6, episodes=50
-            ),
+            lambda: fewshot.evaluate(1e6 * gaussian_classes()[0], gaussian_classes()[1], ridge=1e-6, episodes=50),
             ArithmeticError,
             "ridge is too small",
         ),

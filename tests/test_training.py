@@ -15,7 +15,7 @@ def test_history_is_tidy_and_complete(tiny, tiny_run):
     assert not history.duplicated(["epoch", "split", "metric"]).any()
     assert history["value"].notna().all()
     found = history.groupby("split")["metric"].agg(set)
-    collapse_metrics = {"cdnv", "nc1", "nc2", "min_distance", "min_distance_normalised"}
+    collapse_metrics = {"cdnv", "cdnv_debiased", "nc1", "nc2", "min_distance", "min_distance_normalised"}
     shots = {f"{head}accuracy_{n}shot" for head in ("", "ridge_") for n in (1, 5)}
     assert found["source_train"] == found["source_test"] == collapse_metrics | {"loss", "accuracy", "nc3", "nc4"}
     assert found["novel"] == found["validation"] == collapse_metrics | shots
@@ -149,7 +149,7 @@ def test_equal_steps_whatever_the_number_of_classes(tmp_path):
         n: training._Training(ncbook.Experiment(n_source=n), tmp_path, torch.device("cpu")).steps
         for n in (8, 16, 32, 64, 128, 512)
     }
-    assert max(steps.values()) / min(steps.values()) < 1.25, steps
+    assert max(steps.values()) / min(steps.values()) < 1.3, steps
     assert steps[8] == steps[64] == 300
 
 
@@ -174,7 +174,7 @@ def test_affine_moves_images_little_and_at_random():
 @pytest.mark.parametrize("name", ["one_cycle", "cosine", "constant"])
 def test_schedules_stay_in_range(name):
     factors = [training.learning_rate_factor(name, i / 100) for i in range(101)]
-    assert 0 <= min(factors) and max(factors) <= 1
+    assert min(factors) >= 0 and max(factors) <= 1
     assert (factors[-1] < 1e-9) == (name != "constant")
 
 

@@ -64,9 +64,7 @@ class ImageClasses:
         if self.labels.dtype != torch.int64 or self.labels.ndim != 1:
             raise ValueError(f"labels must be int64 [N], got {self.labels.dtype} {list(self.labels.shape)}")
         if self.held_out.dtype != torch.bool or self.held_out.shape != self.labels.shape:
-            raise ValueError(
-                f"held_out must be bool [{n}], got {self.held_out.dtype} {list(self.held_out.shape)}"
-            )
+            raise ValueError(f"held_out must be bool [{n}], got {self.held_out.dtype} {list(self.held_out.shape)}")
         if len(set(self.class_names)) != n_classes:
             raise ValueError("class_names must all be different")
         if n and (self.labels.diff().lt(0).any() or self.labels[0] < 0 or self.labels[-1] >= n_classes):
@@ -81,9 +79,7 @@ class ImageClasses:
         return digest.hexdigest()
 
     def __repr__(self) -> str:
-        return (
-            f"ImageClasses({self.name!r}: {len(self.class_names)} classes, images {list(self.images.shape)})"
-        )
+        return f"ImageClasses({self.name!r}: {len(self.class_names)} classes, images {list(self.images.shape)})"
 
 
 @dataclass(frozen=True, eq=False)

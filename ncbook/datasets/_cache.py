@@ -47,9 +47,7 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
     try:
         _write(path, images)
     except OSError as error:
-        warnings.warn(
-            f"the data set {name!r} cannot be cached and is built at each load: {error}", stacklevel=4
-        )
+        warnings.warn(f"the data set {name!r} cannot be cached and is built at each load: {error}", stacklevel=4)
     return images
 
 

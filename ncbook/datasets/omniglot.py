@@ -100,9 +100,7 @@ def _download(folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / "download.lock"):
             for part, md5 in Omniglot.zips_md5.items():
-                download_url(
-                    f"{Omniglot.download_url_prefix}/{part}.zip", str(folder), filename=f"{part}.zip", md5=md5
-                )
+                download_url(f"{Omniglot.download_url_prefix}/{part}.zip", str(folder), filename=f"{part}.zip", md5=md5)
     except (OSError, RuntimeError) as error:
         return f"the download from {URL} failed: {error}"
     finally:
@@ -193,9 +191,7 @@ def _check_names(names: list[str], numbers: range, drawings: int, source: Path) 
                 f"{numbers.start:04d} to {numbers.stop - 1:04d}"
             )
         if class_of.setdefault(int(number), character) != character:
-            raise ValueError(
-                f"{source}: the classes {class_of[int(number)]} and {character} have one number, {number}"
-            )
+            raise ValueError(f"{source}: the classes {class_of[int(number)]} and {character} have one number, {number}")
         by_class.setdefault(character, []).append(name)
     missing = [f"{number:04d}" for number in numbers if number not in class_of]
     if missing:
@@ -207,9 +203,7 @@ def _check_names(names: list[str], numbers: range, drawings: int, source: Path) 
         wrong = [f"{d} is missing" for d in wanted if d not in found]
         wrong += [f"{d} is one too many" for d in sorted(set(found)) if found.count(d) > (d in wanted)]
         if wrong:
-            raise ValueError(
-                f"{source}: the class {character} must have {drawings} drawings: drawing {wrong[0]}"
-            )
+            raise ValueError(f"{source}: the class {character} must have {drawings} drawings: drawing {wrong[0]}")
     return by_class
 
 
@@ -242,11 +236,7 @@ def _scale_down(bits: bytes) -> torch.Tensor:
 def _add_up(dots: np.ndarray) -> np.ndarray:
     """Sum uint8 [n, 105, m] over the 3.75 dots of each pixel, in quarters: uint8 [n, 28, m]."""
     # Four pixels take 15 dots; weight[dot, pixel] is how many quarters of the dot are in the pixel.
-    weight = (
-        np.kron(np.eye(4, dtype=np.uint8), np.ones((15, 1), np.uint8))
-        .reshape(15, 4, 4)
-        .sum(1, dtype=np.uint8)
-    )
+    weight = np.kron(np.eye(4, dtype=np.uint8), np.ones((15, 1), np.uint8)).reshape(15, 4, 4).sum(1, dtype=np.uint8)
     n, _, m = dots.shape
     groups = np.ascontiguousarray(dots).reshape(n, 7, 15, m)
     sums = np.zeros((n, 7, 4, m), np.uint8)

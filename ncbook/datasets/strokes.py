@@ -105,9 +105,7 @@ def _uniform(*counters: np.ndarray | int) -> np.ndarray:
 def _normal(*counters: np.ndarray | int) -> np.ndarray:
     """Draws of mean 0, variance 1 and size at most 3.5: sums of four uniform ones."""
     bits = _hash(*counters)
-    total = sum(
-        (bits >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.float64) for shift in (0, 16, 32, 48)
-    )
+    total = sum((bits >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.float64) for shift in (0, 16, 32, 48))
     return (total / 65536 - (2 - 2 / 65536)) * np.sqrt(3)
 
 
@@ -181,12 +179,8 @@ def _candidates(seed: int, classes: np.ndarray, candidates: np.ndarray) -> dict[
         "corner": corner * DEGREE,
         "length": length,
         "earlier": np.floor(stroke_draw(4) * np.arange(STROKES)).astype(np.int64),
-        "at": np.clip(
-            1.6 * stroke_draw(5) - 0.3, 0.0, 1.0
-        ),  # point of the earlier stroke; often one of its ends
-        "own": np.where(
-            relation < 0.55, 0.0, 0.25 + 0.5 * stroke_draw(7)
-        ),  # point of its own that lies there
+        "at": np.clip(1.6 * stroke_draw(5) - 0.3, 0.0, 1.0),  # point of the earlier stroke; often one of its ends
+        "own": np.where(relation < 0.55, 0.0, 0.25 + 0.5 * stroke_draw(7)),  # point of its own that lies there
         "shift_x": distance * np.cos(around),
         "shift_y": distance * np.sin(around),
         # The longer side, as a share of the canvas.
@@ -232,9 +226,7 @@ def _jitter(
     return carried_out, distortion
 
 
-def _execute(
-    program: dict[str, np.ndarray], points: int = POINTS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _execute(program: dict[str, np.ndarray], points: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Walk along every stroke: x and y [n, STROKES, points], and which strokes there are, bool [n, STROKES].
 
     A stroke that is not there stands on the first one's first point.

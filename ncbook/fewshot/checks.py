@@ -56,13 +56,9 @@ def check_features(features: Tensor, labels: Tensor, name: str = "features", lab
         raise ValueError(f"{name} must have shape [N, D] with N, D >= 1, got {list(features.shape)}")
     check_labels(labels, labels_name)
     if len(labels) != len(features):
-        raise ValueError(
-            f"{labels_name} must have one entry a row of {name}: {len(features)}, got {len(labels)}"
-        )
+        raise ValueError(f"{labels_name} must have one entry a row of {name}: {len(features)}, got {len(labels)}")
     if labels.device != features.device:
-        raise ValueError(
-            f"{labels_name} are on {labels.device}, {name} on {features.device}: move one to the other"
-        )
+        raise ValueError(f"{labels_name} are on {labels.device}, {name} on {features.device}: move one to the other")
     if not bool(torch.isfinite(features).all()):
         row = int((~torch.isfinite(features)).any(1).nonzero()[0])
         raise ValueError(f"{name} must be finite, got NaN or infinity first in row {row}")

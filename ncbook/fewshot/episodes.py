@@ -106,9 +106,7 @@ def episode_blocks(
             support, queries = drawn[:shot], drawn[shot:]  # [shot or query, way, block]
         else:
             support = groups.rows(classes, draw_distinct(groups.size.take(classes), shot, generator))
-            queries = query_groups.rows(
-                classes, draw_distinct(query_groups.size.take(classes), query, generator)
-            )
+            queries = query_groups.rows(classes, draw_distinct(query_groups.size.take(classes), query, generator))
         whole = Episodes(support.permute(2, 1, 0), queries.permute(2, 1, 0), classes.T)
         yield whole[: episodes - first]
 

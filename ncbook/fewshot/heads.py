@@ -49,9 +49,7 @@ def logistic_scores(K: Tensor, Kq: Tensor, way: int, ridge: float, iterations: i
     & Williams, Gaussian Processes for Machine Learning (2006), equation 3.47.
     """
     K, middle = _centred(K)
-    K = (
-        K.double() / ridge
-    )  # shots that are told apart with certainty leave float32 no digits for the intercept
+    K = K.double() / ridge  # shots that are told apart with certainty leave float32 no digits for the intercept
     Y = _one_hot(way, K)  # [way, S]
     a, b = torch.zeros_like(Y).expand(len(K), -1, -1), K.new_zeros(len(K), way, 1)
     identity = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)

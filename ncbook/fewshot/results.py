@@ -86,9 +86,7 @@ class FewShotResult:
                 weight *= part[self.classes[:, k]]
             means.append((accuracy @ weight) / weight.sum(0))
         means = torch.cat(means).double()
-        low, high = torch.quantile(
-            means[torch.isfinite(means)], torch.tensor([0.025, 0.975]).to(means)
-        ).tolist()
+        low, high = torch.quantile(means[torch.isfinite(means)], torch.tensor([0.025, 0.975]).to(means)).tolist()
         return low, high
 
     def to_frame(self, what: str = "episodes"):
@@ -110,9 +108,7 @@ class FewShotResult:
         check_choice("what", what, ("episodes", "classes", "confusion"))
         setting = {name: getattr(self, name) for name in ("head", "way", "shot", "query", "ridge", "seed")}
         if what == "episodes":
-            return pd.DataFrame(
-                setting | {"episode": range(len(self.per_episode)), "accuracy": self.per_episode.cpu()}
-            )
+            return pd.DataFrame(setting | {"episode": range(len(self.per_episode)), "accuracy": self.per_episode.cpu()})
         if self.confusion is None:
             raise ValueError(f"what = {what!r} needs the confusion: evaluate(..., confusion=True)")
         labels = self.labels.cpu()

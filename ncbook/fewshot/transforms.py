@@ -16,9 +16,7 @@ def check_transform(transform, source_mean: Tensor | None, features: Tensor) -> 
         check_choice("transform", name, TRANSFORMS)
     if "centred" in names:
         if source_mean is None:
-            raise ValueError(
-                "transform 'centred' needs source_mean [D], the mean of the source features; got None"
-            )
+            raise ValueError("transform 'centred' needs source_mean [D], the mean of the source features; got None")
         if not isinstance(source_mean, Tensor) or source_mean.shape != features.shape[1:]:
             got = list(source_mean.shape) if isinstance(source_mean, Tensor) else type(source_mean).__name__
             raise ValueError(f"source_mean must have shape [{features.shape[1]}], got {got}")

@@ -1,0 +1,106 @@
+"""The notebooks' anatomy, their parameters, and what papermill users see: good and bad parameters."""
+
+import os
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+import yaml
+from papermill.inspection import inspect_notebook
+
+from ncbook.experiment import Experiment
+
+NOTEBOOKS = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
+OWN = {"04_few_shot_bound": {"shot"}}  # parameters that are not the experiment's
+
+
+def path(root, name):
+    return root / "notebooks" / f"{name}.ipynb"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_parameters_are_those_of_an_experiment(root, name):
+    found = inspect_notebook(str(path(root, name)))
+    parameters = {key: eval(entry["default"], {}) for key, entry in found.items()}
+    assert all(entry["help"] and entry["inferred_type_name"] for entry in found.values())
+    Experiment(**{key: value for key, value in parameters.items() if key not in OWN.get(name, set())})
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_anatomy(root, name):
+    notebook = nbformat.read(path(root, name), as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert prose[0].source.startswith(f"# {name[:2]} · ") and "**Question.**" in prose[0].source
+    assert code[0].metadata.tags == ["parameters"] and "check_parameters()" in code[1].source
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    lines = sorted(len(cell.source.splitlines()) for cell in code)
+    assert lines[len(lines) // 2] <= 10 and lines[-1] <= 15
+    assert len(prose) >= 0.4 * len(notebook.cells)
+    text = "".join(cell.source for cell in prose)
+    for heading in ("## Summary", "## Exercises", "## References", "**Prediction**", "**Reading.**"):
+        assert heading in text
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("file", ["omniglot"])
+def test_settings_are_known_parameters(root, file):
+    settings = yaml.safe_load((root / "notebooks" / "params" / f"{file}.yaml").read_text())
+    Experiment(**settings)
+    for name in NOTEBOOKS:
+        assert set(settings) <= set(inspect_notebook(str(path(root, name))))
+
+
+def papermill(root, tmp_path, name, *arguments, **environment):
+    out = tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
+    env = {**os.environ, "NCBOOK_RUNS": str(tmp_path / "runs"), **environment}
+    began = time.monotonic()
+    done = subprocess.run(
+        [*command, str(path(root, name)), str(out), *arguments],
+        cwd="/",
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    return done, nbformat.read(out, as_version=4), time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-p", "n_sorce", "8"], "unknown parameter 'n_sorce'; did you mean 'n_source'"),
+        (["-p", "n_source", "many"], "n_source='many' is of type str; allowed: int"),
+        (["-p", "n_source", "-3"], "n_source=-3; allowed: a whole number of at least 2"),
+        (["-p", "n_source", "100000"], "n_source=100000 and n_novel=100 ask for more classes"),
+        (["-p", "dataset", "omnglot"], "dataset='omnglot' is unknown; did you mean 'omniglot'"),
+        (["-p", "backbone", "resnet"], "backbone='resnet' is unknown"),
+    ],
+)
+def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, words):
+    done, notebook, seconds = papermill(root, tmp_path, "03_new_classes", *arguments)
+    assert done.returncode != 0 and words in done.stderr
+    errors = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+    assert len(errors) == 1 and "Traceback" not in "".join(errors[0].traceback)
+    assert not (tmp_path / "runs").exists()
+    assert seconds < 30  # 10 on a quiet machine
+
+
+def test_missing_data_folder_stops_the_notebook(root, tmp_path):
+    folder = tmp_path / "nowhere"
+    done, _, _ = papermill(root, tmp_path, "01_train_collapse", "-p", "dataset", "omniglot", NCBOOK_DATA=str(folder))
+    assert done.returncode != 0
+    assert str(folder) in done.stderr and "images_background.zip" in done.stderr
+
+
+def test_good_parameters_from_any_folder(root, tmp_path):
+    done, notebook, _ = papermill(
+        root, tmp_path, "03_new_classes", "-p", "n_source", "9", "-p", "epochs", "2", "-p", "n_novel", "20"
+    )
+    assert done.returncode == 0, done.stderr
+    text = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
+    assert "source classes: [8, 9]" in text
+    assert "novel_cdnv_falls_with_l: cannot be judged" in text  # two numbers of source classes are too few

@@ -1,0 +1,99 @@
+import matplotlib
+import pandas as pd
+import pytest
+import torch
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from ncbook import plots, progress
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+@pytest.fixture
+def table(tiny_run):
+    return pd.concat([tiny_run.history.assign(n_source=n) for n in (6, 12)])
+
+
+def test_a_split_has_one_colour(tiny_run, ax):
+    assert plots.over_training(tiny_run.history, "cdnv", ax=ax, ideal=0) is ax
+    lines = {line.get_label(): line.get_color() for line in ax.get_lines()}
+    assert {lines[plots.NAMES[split]] for split in plots.NAMES} == set(plots.COLOURS.values())
+    assert ax.get_yscale() == "log" and ax.get_xlabel() == "epoch" and ax.get_ylabel() == "CDNV"
+    dashed = [line for line in ax.get_lines() if line.get_linestyle() == "--"]
+    assert len(dashed) == 1
+
+
+def test_one_curve_for_each_number_of_source_classes(table, ax):
+    plots.by_source_classes(table, "novel", "accuracy_5shot", ax=ax)
+    assert [line.get_label() for line in ax.get_lines()] == ["6", "12"]
+    assert ax.get_yscale() == "linear" and "5-shot" in ax.get_ylabel()
+
+
+def test_against_source_classes_takes_the_last_epoch(table, ax):
+    plots.against_source_classes(table, "cdnv", ax=ax, splits=("novel",))
+    last = table.query("split == 'novel' and metric == 'cdnv' and epoch == 4")["value"]
+    assert ax.get_lines()[0].get_ydata().tolist() == last.tolist()
+
+
+def test_scatter_has_a_point_for_each_measurement(table, ax):
+    plots.accuracy_against_cdnv(table, ax=ax)
+    assert [len(line.get_xdata()) for line in ax.get_lines()] == [3, 3]
+
+
+def test_sheet_puts_images_in_rows(ax):
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 1, 4, 4)
+    plots.sheet(images, columns=3, ax=ax)
+    shown = ax.get_images()[0].get_array()
+    assert shown.shape == (8, 12) and shown[0, 4] == 1 and shown[4, 0] == 3 and shown[4, 8] == 0
+
+
+def test_errors_and_bounds(ax):
+    pairs = pd.DataFrame({"cdnv": [0.1, 0.5], "error": [0.0, 0.1], "half_width": 0.01, "b1": [0.5, 1.2]})
+    plots.errors_and_bounds(pairs, {"b1": "B1"}, ax=ax)
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+
+
+def test_figures_are_written_only_where_asked(tmp_path, monkeypatch, tiny_run, ax):
+    monkeypatch.delenv("NCBOOK_FIGURES", raising=False)
+    plots.save(ax.figure, "x", tiny_run.history)
+    monkeypatch.setenv("NCBOOK_FIGURES", str(tmp_path))
+    plots.save(ax.figure, "x", tiny_run.history)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.csv", "x.pdf", "x.png"]
+    first = (tmp_path / "x.png").read_bytes(), (tmp_path / "x.pdf").read_bytes()
+    plots.save(ax.figure, "x", tiny_run.history)
+    assert first == ((tmp_path / "x.png").read_bytes(), (tmp_path / "x.pdf").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({"NCBOOK_PROGRESS": "bar"}, "bar"),
+        ({"PYTEST_CURRENT_TEST": "x"}, "off"),
+        ({"JPY_SESSION_NAME": "x"}, "bar"),
+        ({}, "lines"),
+        ({"NCBOOK_PROGRESS": "off", "JPY_SESSION_NAME": "x"}, "off"),
+    ],
+)
+def test_progress_mode(monkeypatch, environment, mode):
+    for name in ("NCBOOK_PROGRESS", "PYTEST_CURRENT_TEST", "JPY_SESSION_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert progress.mode() == mode
+
+
+def test_progress_prints_throttled_lines(monkeypatch, capsys):
+    monkeypatch.setenv("NCBOOK_PROGRESS", "lines")
+    with progress.Progress(10, "train", every=0.0) as bar:
+        bar.advance(4, "loss 1")
+    assert "train: 4/10" in capsys.readouterr().out
+    with progress.Progress(10, "train", every=100.0) as bar:
+        bar.advance(4)
+    assert capsys.readouterr().out == ""
