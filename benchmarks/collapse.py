@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import threadpoolctl
 import torch
 from torch import Tensor
 
@@ -321,6 +322,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    threadpoolctl.threadpool_limits(arguments.threads)  # of NumPy
     print(f"N = {arguments.n:,}, D = {arguments.dim}, batches of {arguments.batch}, float32 features.")
     print(hardware(arguments.device) + "\n")
     print(

@@ -246,7 +246,7 @@ class CollapseMetrics(Metric):
         values = {
             "cdnv": collapse.cdnv_of_pairs(moments).mean(),
             "nc1": collapse.nc1_of(moments),
-            "nc2": collapse.nc2_of_means(moments.means, moments.classes),
+            "nc2": collapse.gram_to_etf(moments.gram),
             "min_distance": moments.distances.min(),
             "trace_ratio": collapse.trace_ratio_of(moments),
             "variability_collapse_index": collapse.variability_collapse_index_of(moments),

@@ -61,9 +61,20 @@ class Moments:
     resolution: float = torch.finfo(torch.float64).eps  # rounding error of the means, in standard deviations
 
     @cached_property
+    def gram(self) -> Tensor:
+        """[C, C] inner products of the centred means."""
+        centred = self.means - self.means.mean(0)
+        return centred @ centred.T
+
+    @cached_property
     def distances(self) -> Tensor:
         """[C (C - 1) / 2] between class means, in the order of `_pairs`."""
-        # Differences first, then squares: the quicker |a|² + |b|² - 2ab cancels where classes are close.
+        i, j = _pairs(len(self.means), self.means.device)
+        lengths = self.gram.diagonal()
+        squared = lengths[i] + lengths[j] - 2 * self.gram[i, j]
+        # This cancels where two means are close to each other; differences first is exact there, but slower.
+        if squared.min() > torch.finfo(squared.dtype).eps ** 0.25 * lengths.max():
+            return squared.sqrt()
         return torch.pdist(self.means)
 
     @cached_property
@@ -658,11 +669,11 @@ def nc2_of_means(means: Tensor, classes: Tensor, variant: str = "centred") -> Te
     """Formula of `nc2`."""
     n_classes = len(means)
     if variant == "uncentred":
-        return _gram_to_etf(means)
+        return gram_to_etf(means @ means.T)
     centred = means - means.mean(0)
     _raise_if_centred_means_vanish(centred, means)
     if variant == "centred":
-        return _gram_to_etf(centred)
+        return gram_to_etf(centred @ centred.T)
     lengths = centred.norm(dim=1)
     if variant == "equinorm":
         return lengths.std(correction=0) / lengths.mean()
@@ -674,13 +685,13 @@ def nc2_of_means(means: Tensor, classes: Tensor, variant: str = "centred") -> Te
         )
     directions = centred / lengths[:, None]
     if variant == "normalised":
-        return _gram_to_etf(directions)
+        return gram_to_etf(directions @ directions.T)
     return mean_off_diagonal((directions @ directions.T + 1 / (n_classes - 1)).abs())
 
 
-def _gram_to_etf(rows: Tensor) -> Tensor:
-    n_classes = len(rows)
-    gram = rows @ rows.T
+def gram_to_etf(gram: Tensor) -> Tensor:
+    """Formula of `nc2`, of H H^T [C, C]."""
+    n_classes = len(gram)
     length = gram.norm()
     if length == 0:
         raise ValueError("features must have class means that are not all zero, got zero ones")
