@@ -32,11 +32,14 @@ def ridge_scores(K: Tensor, Kq: Tensor, way: int, ridge: float) -> Tensor:
 
     a = (HKH + ridge I)^-1 HY and f(q) = a'(k_q - K1/S) + 1/way: scikit-learn's ``Ridge(alpha=ridge)``.
     """
-    A, middle = _centred(K)
+    A, middle = _centred(K.double())  # float32 Cholesky loses four of seven digits for a small ridge
     A.diagonal(dim1=1, dim2=2).add_(ridge)
-    Y = _one_hot(way, K) - 1 / way
-    a = torch.cholesky_solve(Y.T.expand(len(K), -1, -1), torch.linalg.cholesky_ex(A).L).mT  # [E, way, S]
-    return torch.baddbmm(1 / way - a @ middle, a, Kq)
+    Y = _one_hot(way, A) - 1 / way
+    L, failed = torch.linalg.cholesky_ex(A)
+    L = L.masked_fill((failed > 0)[:, None, None], torch.nan)  # never silently wrong: `evaluate` refuses NaN
+    a = torch.cholesky_solve(Y.T.expand(len(A), -1, -1), L).mT  # [E, way, S]
+    shift = (1 / way - a @ middle).to(Kq.dtype)  # [E, way, 1]
+    return torch.baddbmm(shift, a.to(Kq.dtype), Kq)
 
 
 def logistic_scores(K: Tensor, Kq: Tensor, way: int, ridge: float, iterations: int = 50) -> Tensor:
