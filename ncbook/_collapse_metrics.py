@@ -13,7 +13,7 @@ inflation is at most n-fold. References are renewed before n is large: by a bloc
 the class than came before; and, looked at whenever the rows seen have doubled and every 16,384 rows, if a
 class's offset makes up most of its sum of squares.
 
-States that are merged (processes, `merge_state`, `forward`) have different references, hence merging goes
+States that are merged (of processes, or by `merge_state`) have different references, hence merging goes
 through counts, means and scatter about the means, in float64, by the formula of Chan, Golub, LeVeque (1983).
 """
 

@@ -468,3 +468,9 @@ def test_omniglot_is_whole():
     # Which zip the pictures came in does not matter, their pixels do: the same on every machine.
     assert images.fingerprint == "5d8da2603bc3eef2f9012a8e90c945f10a7a89b83007bdca44dad4873294b20a"
     assert images.class_names[0] == "Alphabet_of_the_Magi/character01"
+
+
+def test_every_data_set_has_its_facts():
+    from ncbook.datasets.facts import NAMES
+
+    assert set(NAMES) == set(datasets.MODULES)
