@@ -1,0 +1,83 @@
+"""Every GPU measurement of the project in one call: tables on standard output, also into a folder.
+
+    python benchmarks/gpu.py --out benchmarks/results
+
+Needs one CUDA device. Each measurement is a function of another benchmark, called with the device; a failing one
+prints its error and the rest go on.
+"""
+
+import argparse
+import time
+import traceback
+from pathlib import Path
+
+import collapse
+import fewshot
+import torch
+from measuring import hardware
+
+import ncbook
+
+
+def collapse_table(device: str) -> str:
+    """The comparison of the CPU, and N = 10^6, D = 2048, C = 1000 (8 GB of features) in bounded memory."""
+    small = collapse.run(device, numpy=False)
+    torch.cuda.empty_cache()
+    data = collapse.make_data(10**6, 2048, 1000, 8192, device)
+    measured = collapse.measure(
+        {
+            "bare GEMM XᵀX": lambda: collapse.gemm(data),
+            "**ours**": lambda: collapse.ours(data),
+            "**ours + NC4**": lambda: collapse.ours_with_nc4(data),
+        },
+        device,
+        repeats=3,
+    )
+    unit = min(measured["bare GEMM XᵀX"][0])
+    lines = ["| N = 10⁶, D = 2048, C = 1000 | seconds, best of 3 | ratio to XᵀX | peak MiB |", "|---|---|---|---|"]
+    lines += [f"| {k} | {min(s):.3f} | {min(s) / unit:.2f} | {peak:.0f} |" for k, (s, peak, _) in measured.items()]
+    return small + "\n\n" + "\n".join(lines)
+
+
+def fewshot_table(device: str) -> str:
+    """Episodes a second."""
+    return fewshot.run(device, scale=20)
+
+
+def training_table(device: str) -> str:
+    """A default run of conv4 on strokes, trained anew: seconds and images a second, measuring included."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        run = ncbook.train(ncbook.Experiment(n_source=64), runs_dir=folder, device=device)
+        seconds = time.perf_counter() - began
+    images = run.config["epochs"] * run.config["source_samples"]
+    return f"conv4, strokes, {images:,} images in {seconds:.1f} s, measuring included ({run.config['precision']})"
+
+
+MEASUREMENTS = {"collapse": collapse_table, "fewshot": fewshot_table, "training": training_table}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=list(MEASUREMENTS))
+    parser.add_argument("--device", default="cuda")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no CUDA device: benchmarks/collapse.py and benchmarks/fewshot.py run on a CPU")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.only:
+        print(f"## {name}\n", flush=True)
+        try:
+            text = MEASUREMENTS[name](arguments.device)
+        except Exception:  # one failing measurement must not cost the others the device's time
+            traceback.print_exc()
+            continue
+        print(text + "\n", flush=True)
+        (arguments.out / f"{name}_gpu.md").write_text(f"{hardware(arguments.device)}\n\n{text}\n")
+
+
+if __name__ == "__main__":
+    main()
