@@ -208,7 +208,7 @@ def recalled_ridge(shot: int, *, alpha: float = 1.0) -> float:
     """The scaling alpha x sqrt(shot) of the ridge: *recalled, not confirmed*.
 
     It is remembered from the paper by Galanti, György and Hutter (2022); no source that could be read
-    states the value used there. It has a name so that it can be tried, and so that nobody takes it for the paper's.
+    states the value used there. It has a name so that it can be tried and is not taken for the paper's.
 
     Example:
         >>> recalled_ridge(4)

@@ -83,7 +83,9 @@ def _rows(features: Tensor, rows: Tensor) -> Tensor:
 def _pick(gram: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Entries [..., R, C] of a matrix at rows [..., R] and columns [..., C]."""
     # shots are the rows: the many queries of a class lie near each other within one row
-    return gram.take(rows[..., :, None] * gram.shape[1] + columns[..., None, :])
+    places = rows[..., :, None] * gram.shape[1] + columns[..., None, :]
+    # One row of the (not copied) matrix an episode: two to three times faster than gram.take on a CPU.
+    return gram.flatten().expand(len(places), -1).gather(1, places.flatten(1)).view_as(places)
 
 
 def chunk_size(route: Gather | Gram, shots: int, queries: int, device: torch.device) -> int:
