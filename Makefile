@@ -2,6 +2,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
+# nbval runs in the notebooks' folder: relative paths would point elsewhere there.
+ifneq ($(NCBOOK_DATA),)
+export NCBOOK_DATA := $(abspath $(NCBOOK_DATA))
+endif
+ifneq ($(NCBOOK_RUNS),)
+export NCBOOK_RUNS := $(abspath $(NCBOOK_RUNS))
+endif
+
 .DEFAULT_GOAL := help
 
 .PHONY: help

@@ -13,7 +13,7 @@ _GRAM_LIMIT = 2**30  # bytes above which a Gram matrix is built only when asked 
 # Rough rates of a device, of which only ratios matter for the choice: floating-point operations a second,
 # bytes a second, seconds for one number gathered from a Gram matrix that fits a cache of _CACHE bytes, and
 # from a larger one.
-_RATES = {"cpu": (1.2e11, 2.5e10, 2e-9, 8e-9), "cuda": (4e13, 2e12, 1e-11, 4e-11)}
+_RATES = {"cpu": (1.2e11, 2.5e10, 2e-9, 4e-9), "cuda": (4e13, 2e12, 1e-11, 4e-11)}
 _CACHE = 32 * 2**20
 
 
