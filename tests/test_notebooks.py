@@ -89,6 +89,19 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
     assert seconds < 30  # 10 on a quiet machine
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("01_train_collapse", ["-p", "n_source", "2"], "n_source=2; allowed here: at least 3"),
+        ("03_new_classes", ["-p", "n_novel", "3"], "n_novel=3; allowed here: at least 5"),
+        ("04_few_shot_bound", ["-p", "shot", "16"], "shot=16, n_novel=100; allowed here: 1 to 15 shots"),
+    ],
+)
+def test_what_a_notebook_cannot_draw_is_refused_before_training(root, tmp_path, name, arguments, words):
+    done, _, _ = papermill(root, tmp_path, name, *arguments)
+    assert done.returncode != 0 and words in done.stderr and not (tmp_path / "runs").exists()
+
+
 def test_missing_data_folder_stops_the_notebook(root, tmp_path):
     folder = tmp_path / "nowhere"
     done, _, _ = papermill(root, tmp_path, "01_train_collapse", "-p", "dataset", "omniglot", NCBOOK_DATA=str(folder))
