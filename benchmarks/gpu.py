@@ -41,7 +41,7 @@ def collapse_table(device: str) -> str:
 
 def fewshot_table(device: str) -> str:
     """Episodes a second."""
-    return fewshot.run(device, scale=20)
+    return fewshot.run(device, threads=(2,), scale=20)
 
 
 def training_table(device: str) -> str:

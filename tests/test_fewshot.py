@@ -349,6 +349,17 @@ def test_compare_equals_evaluate():
         assert (alone.per_episode - result.per_episode).abs().sum() * 75 <= 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_head_leaves_the_shared_kernel_as_it_was(dtype):
+    """Candidates see the same inner products: none may add its ridge to them."""
+    x, y = gaussian_classes(dim=16)
+    x = x.to(dtype)
+    together = fewshot.select_ridge(x, y, ridges=(1000.0, 0.01, 1000.0, 0.1), episodes=300)
+    for ridge, result in together.results.items():
+        alone = fewshot.evaluate(x, y, ridge=ridge, episodes=300)
+        assert (alone.per_episode - result.per_episode).abs().sum() * 75 <= 2
+
+
 def test_transforms():
     x, y = gaussian_classes()
     x = x.relu() + 0.1

@@ -30,16 +30,19 @@ def _one_hot(way: int, K: Tensor) -> Tensor:
 def ridge_scores(K: Tensor, Kq: Tensor, way: int, ridge: float) -> Tensor:
     """Ridge regression on one-hot labels in its dual form, intercept not penalised.
 
-    a = (HKH + ridge I)^-1 HY and f(q) = a'(k_q - K1/S) + 1/way: scikit-learn's ``Ridge(alpha=ridge)``.
+    f(q) = a'k_q + b with (K + ridge I) a + 1 b' = Y and 1'a = 0: scikit-learn's ``Ridge(alpha=ridge)``. With
+    A = K + ridge I and [U, u] = A^-1 [Y, 1] that is b = Y'u / 1'u and a = U - u b'.
     """
-    A, middle = _centred(K.double())  # float32 Cholesky loses four of seven digits for a small ridge
+    A = K.to(torch.float64, copy=True)  # float32 Cholesky loses four of seven digits for a small ridge
     A.diagonal(dim1=1, dim2=2).add_(ridge)
-    Y = _one_hot(way, A) - 1 / way
+    Y = _one_hot(way, A)  # [way, S]
     L, failed = torch.linalg.cholesky_ex(A)
-    L = L.masked_fill((failed > 0)[:, None, None], torch.nan)  # never silently wrong: `evaluate` refuses NaN
-    a = torch.cholesky_solve(Y.T.expand(len(A), -1, -1), L).mT  # [E, way, S]
-    shift = (1 / way - a @ middle).to(Kq.dtype)  # [E, way, 1]
-    return torch.baddbmm(shift, a.to(Kq.dtype), Kq)
+    L = L.masked_fill_((failed > 0)[:, None, None], torch.nan)  # never silently wrong: `evaluate` refuses NaN
+    right = torch.cat([Y, torch.ones_like(Y[:1])]).T.expand(len(A), -1, -1)
+    U = torch.cholesky_solve(right, L).mT  # [E, way + 1, S]
+    U, u = U[:, :-1], U[:, -1:]
+    b = (u @ Y.T / u.sum(-1, keepdim=True)).mT  # [E, way, 1]
+    return torch.baddbmm(b.to(Kq.dtype), (U - b * u).to(Kq.dtype), Kq)
 
 
 def logistic_scores(K: Tensor, Kq: Tensor, way: int, ridge: float, iterations: int = 50) -> Tensor:
