@@ -221,6 +221,7 @@ def recalled_ridge(shot: int, *, alpha: float = 1.0) -> float:
 def _run(features, labels, contenders, shots, setting, domain, route, confusion):
     """Validate, prepare and evaluate: {(head, ridge, shot): FewShotResult} of contenders (head, ridge)."""
     check_choice("route", route, ("auto", *ROUTES))
+    contenders, shots = list(dict.fromkeys(contenders)), list(dict.fromkeys(shots))  # asked for twice, played once
     features = check_features(features, labels)
     queries = features
     if (domain["query_features"] is None) != (domain["query_labels"] is None):
