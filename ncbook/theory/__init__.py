@@ -1,0 +1,52 @@
+"""The right-hand side of each inequality: from CDNV and sample counts to few-shot error. Pure; torch alone.
+
+Measured sides are `ncbook.fewshot.pair_errors`, `gaussian_error` (exact, Gaussian classes) and `laws.errors` (exact,
+classes of a few points); notebook 04 and its appendices put the two sides next to each other and prove every line.
+
+Everywhere V is the CDNV, n (``shot``) the samples a class, k (``way``) the classes of a task, m (``samples``, ``pool``)
+the samples at hand of a class; Err is the error of the nearest-class-mean classifier, a tie counted as an error,
+averaged over the classes with equal weight. A two-class matrix [C, C] has NaN on its diagonal.
+
+    bounds       from CDNV alone: B1, B2's corollary, B4
+    directional  from the moments of a pair: B2, B3, and the directional bounds published in 2025 and 2026
+    transfer     between samples, classes and ways: the steps around the two-class bound
+    moments      what the directional bounds need of a pair of classes, from samples, Gaussians or small discrete laws
+    gaussian     the error itself for Gaussian classes, by one integral
+    laws         the error itself for discrete classes, and the search for laws that come near a bound
+"""
+
+from . import laws
+from .bounds import cdnv_bound, effective_rank, mean_mismatch_bound, spread_bound
+from .directional import directional_bound, published_bound_2025, published_bound_2026, second_moment_bound
+from .gaussian import gaussian_error
+from .moments import PairMoments
+from .transfer import (
+    CombinedBound,
+    combined_bound,
+    iid_shots_factor,
+    multiclass_bound,
+    new_classes_half_width,
+    new_samples_bound,
+    without_replacement_factor,
+)
+
+__all__ = [
+    "CombinedBound",
+    "PairMoments",
+    "cdnv_bound",
+    "combined_bound",
+    "directional_bound",
+    "effective_rank",
+    "gaussian_error",
+    "iid_shots_factor",
+    "laws",
+    "mean_mismatch_bound",
+    "multiclass_bound",
+    "new_classes_half_width",
+    "new_samples_bound",
+    "published_bound_2025",
+    "published_bound_2026",
+    "second_moment_bound",
+    "spread_bound",
+    "without_replacement_factor",
+]

@@ -1,0 +1,154 @@
+"""Bounds on the two-class error from the CDNV alone."""
+
+import torch
+
+from ncbook import collapse
+
+from ._checks import check_at_least, check_cdnv, check_shot
+
+QUERIES = ("undrawn", "all")
+
+
+def cdnv_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = "undrawn"):
+    r"""Bound B1 on the two-class few-shot error, for any two distributions and every number of shots.
+
+    .. math:: Err \le \frac{4cV}{1 + 2cV} \le 4cV, \qquad c = 1 + \frac1n
+
+    The form C(1+1/n)V is the deck's; its constant could not be confirmed in any source at hand (16 is remembered). C =
+    4 is proved and is the smallest constant that serves every n: the two-point law of `laws.two_point` comes as near to
+    it as one likes.
+
+    Proof sketch: with y = x - m_1 and h = x - m_2, an error on class 1 is |y| >= |h|. There, and with D = mu_1 - mu_2,
+    q = 2 (|y|^2 + |h - (1+t) D|^2) / ((1+t)^2 |D|^2) is at least 1 (parallelogram law), and q >= 0 everywhere; so the
+    error is at most E q, which holds second moments only. Take the best t, average over the classes (Jensen). In full
+    in notebooks/appendix/proofs.ipynb.
+
+    With a ``pool`` of m samples a class, V theirs, and shots drawn from it *without* replacement, the shots are
+    correlated with the samples that are left over and c becomes
+
+    .. math:: c = 1 + \frac{m}{n(m-1)} \;\text{(queries left over)}, \qquad c = 1 + \frac{m-n}{n(m-1)} \;\text{(all m)}
+
+    Since the mean error over left-over samples is unbiased for a fixed f, the first also bounds the error on the
+    population in the mean over pools, with no factor m / (m - n).
+
+    Args:
+        cdnv: V >= 0, float or tensor; NaN (the diagonal of a matrix) stays NaN.
+        shot: n >= 1.
+        pool: m > n, or None: shots and query are independent draws of the distributions.
+        queries: with a pool, "undrawn" (samples that are not shots) or "all".
+
+    Returns:
+        The bound, as ``cdnv`` came; in [0, 2). Below 1, that is, saying anything, only for V < 1 / (2c).
+
+    Raises:
+        ValueError: negative V, fewer than one shot, a pool of no more than the shots, other queries.
+
+    Source:
+        The form: slides of 7 December 2022, "few-shot error" statement. The constant: proved in this project.
+
+    >>> round(cdnv_bound(0.1, shot=1), 6)  # 4 * 2 * 0.1 / (1 + 2 * 2 * 0.1) = 0.8 / 1.4
+    0.571429
+    >>> round(cdnv_bound(0.1, shot=1, pool=2, queries="all"), 6)  # c = 1 + (2 - 1) / (1 * 1) = 2
+    0.571429
+    """
+    check_cdnv("cdnv", cdnv)
+    check_shot(shot)
+    c = 1 + 1 / shot
+    if pool is not None:
+        if pool <= shot:
+            raise ValueError(f"pool={pool!r} with shot={shot!r}; allowed: more samples than shots")
+        if queries not in QUERIES:
+            raise ValueError(f"queries={queries!r}; allowed: {' or '.join(map(repr, QUERIES))}")
+        c = 1 + (pool if queries == "undrawn" else pool - shot) / (shot * (pool - 1))
+    return 4 * c * cdnv / (1 + 2 * c * cdnv)
+
+
+def mean_mismatch_bound(cdnv):
+    r"""Bound B4 on the share of a set's own samples that lie nearer to the other class's mean. No probability in it.
+
+    .. math:: \text{mismatch} \le \frac{4V}{1 + 4V}
+
+    V is the CDNV of the set (balanced share of both classes), or the directional CDNV of class i (share of class i).
+
+    Proof sketch: a sample of class 1 is misplaced if its coordinate along D deviates from mu_1 by at least |D| / 2;
+    Cantelli's inequality for the uniform law on the set; x / (1 + x) is concave.
+
+    Args:
+        cdnv: V >= 0, float or tensor; NaN stays NaN.
+
+    Returns:
+        The bound, as ``cdnv`` came; in [0, 1).
+
+    Raises:
+        ValueError: negative V.
+
+    >>> mean_mismatch_bound(0.25)  # 1 / (1 + 1)
+    0.5
+    """
+    check_cdnv("cdnv", cdnv)
+    return 4 * cdnv / (1 + 4 * cdnv)
+
+
+def spread_bound(cdnv, shot: int, rank: float):
+    r"""Bound B2's corollary for noise spread over many directions.
+
+    .. math:: Err \le \frac{2V}{n} + \Bigl(8 + \frac4n\Bigr)\frac{V}{r} \le 12\Bigl(\frac1r + \frac1n\Bigr)V
+              \quad\text{when}\quad \lambda_{\max}(\Sigma_i) \le v_i / r
+
+    r is the effective rank of the noise (isotropic noise in p dimensions: r = p). It takes the place of the deck's
+    statement for spherically symmetric classes, (1/p + 1/n)V up to a constant: neither symmetry nor the dimension is
+    what is needed. The V/n term cannot be dropped.
+
+    Proof sketch: put Vt <= V / r and the participation ratio >= r into the averaged form of `second_moment_bound`.
+
+    Args:
+        cdnv: V >= 0, float or tensor.
+        shot: n >= 1.
+        rank: r >= 1, the smaller `effective_rank` of the two classes; float or tensor.
+
+    Returns:
+        The bound, as ``cdnv`` came.
+
+    Raises:
+        ValueError: negative V, fewer than one shot, a rank below one.
+
+    >>> round(spread_bound(0.1, shot=1, rank=12), 6)  # 0.2 + 12 * 0.1 / 12
+    0.3
+    """
+    check_cdnv("cdnv", cdnv)
+    check_shot(shot)
+    if not (isinstance(rank, torch.Tensor) and rank.ndim):
+        check_at_least("rank", rank, 1)
+    elif bool((rank < 1 - 1e-9).any()):  # NaN, the diagonal of a matrix of pairs, passes
+        raise ValueError(f"rank={float(rank.nan_to_num(1).min())!r} somewhere; allowed: at least 1")
+    return 2 * cdnv / shot + (8 + 4 / shot) * cdnv / rank
+
+
+def effective_rank(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    r"""How many directions the noise of each class is spread over, as `spread_bound` counts them.
+
+    .. math:: r_i = \mathrm{tr}\,\Sigma_i / \lambda_{\max}(\Sigma_i)
+
+    Args:
+        features: float [N, D].
+        labels: int64 [N]; gaps are allowed.
+
+    Returns:
+        float64 [C], in [1, min(D, N_c - 1)]; 1 for a class without any variance.
+
+    Raises:
+        ValueError: as `ncbook.collapse.cdnv_matrix`.
+
+    >>> x = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1], [9, 1], [9, -1]])
+    >>> effective_rank(x, torch.tensor([0, 0, 0, 0, 1, 1]))  # the same in two directions; one direction
+    tensor([2., 1.], dtype=torch.float64)
+    """
+    collapse.cdnv_matrix(features, labels)  # refuses what is not a set of classes with distinct means
+    ranks = []
+    for label in labels.unique():  # ascending; no loop over samples or pairs
+        rows = features[labels == label].double()
+        rows = rows - rows.mean(0)
+        small = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows  # the same eigenvalues but zeros
+        largest = torch.linalg.eigvalsh(small)[-1]
+        ranks.append(torch.where(largest > 0, small.trace() / largest, 1.0))
+    return torch.stack(ranks)

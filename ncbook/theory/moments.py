@@ -1,0 +1,126 @@
+"""What the directional bounds need to know of every ordered pair of classes."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncbook import collapse
+
+_NUMBERS_AT_ONCE = 2**24  # of the covariances held at a time
+
+
+class PairMoments(NamedTuple):
+    r"""Moments of classes and of ordered pairs (i, j), with D = mu_i - mu_j. All float64; leading dimensions allowed.
+
+    Attributes:
+        squared_distance: |D|^2, [C, C]; 1 on the diagonal, which nobody reads.
+        variance: v_i = tr Sigma_i, [C].
+        along: D^T Sigma_i D, [C, C].
+        products: tr(Sigma_i Sigma_j), [C, C].
+        fourth: E |x - mu_i|^4, [C].
+        skew: E[ |x - mu_i|^2 <x - mu_i, D> ], [C, C].
+    """
+
+    squared_distance: Tensor
+    variance: Tensor
+    along: Tensor
+    products: Tensor
+    fourth: Tensor
+    skew: Tensor
+
+    @property
+    def cdnv(self) -> Tensor:
+        """V, [C, C], NaN on the diagonal."""
+        v = self.variance
+        return _no_diagonal((v[..., :, None] + v[..., None, :]) / (2 * self.squared_distance))
+
+    @classmethod
+    def of_features(cls, features: Tensor, labels: Tensor) -> "PairMoments":
+        """Of samples, taken as the population: shots and queries are then drawn from them with replacement.
+
+        Args:
+            features: float [N, D].
+            labels: int64 [N]; gaps are allowed.
+
+        Raises:
+            ValueError: as `ncbook.collapse.directional_cdnv_matrix`.
+        """
+        directional = collapse.directional_cdnv_matrix(features, labels)  # also refuses what are not classes
+        classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
+        x = features.double()
+        means = x.new_zeros(len(classes), x.shape[1]).index_add_(0, index, x) / counts[:, None]
+        residuals = x - means[index]  # [N, D]
+        squares = residuals.square().sum(1)  # [N]
+        sums = x.new_zeros(len(classes), 2).index_add_(0, index, torch.stack([squares, squares.square()], 1))
+        cubed = x.new_zeros(means.shape).index_add_(0, index, squares[:, None] * residuals) / counts[:, None]
+        towards = cubed @ means.T  # E[|eta_i|^2 eta_i] against every mean
+        distance = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square().fill_diagonal_(1.0)
+        return cls(
+            squared_distance=distance,
+            variance=sums[:, 0] / counts,
+            along=(directional * distance.square()).fill_diagonal_(0.0),
+            products=_products(residuals, index, counts),
+            fourth=sums[:, 1] / counts,
+            skew=towards.diagonal()[:, None] - towards,
+        )
+
+    @classmethod
+    def of_gaussians(cls, means: Tensor, covariances: Tensor) -> "PairMoments":
+        """Of Gaussian classes with means [C, D] and covariances [C, D, D], or their diagonals [C, D]."""
+        means, covariances = means.double(), covariances.double()
+        if covariances.ndim == 2:
+            covariances = torch.diag_embed(covariances)
+        gaps = means[:, None] - means[None]  # [C, C, D]
+        flat = covariances.flatten(1)
+        products = flat @ flat.T
+        variance = covariances.diagonal(dim1=1, dim2=2).sum(1)
+        return cls(
+            squared_distance=gaps.square().sum(-1).fill_diagonal_(1.0),
+            variance=variance,
+            along=torch.einsum("ijp,ipq,ijq->ij", gaps, covariances, gaps),
+            products=products,
+            fourth=variance**2 + 2 * products.diagonal(),  # of a Gaussian
+            skew=torch.zeros_like(products),
+        )
+
+    @classmethod
+    def of_points(cls, points: Tensor, weights: Tensor) -> "PairMoments":
+        """Of discrete classes: points [..., C, K, D] with weights [..., C, K] of sum 1."""
+        points, weights = points.double(), weights.double()
+        means = (weights[..., None] * points).sum(-2)  # [..., C, D]
+        residuals = points - means[..., None, :]
+        squares = residuals.square().sum(-1)  # [..., C, K]
+        gaps = means[..., :, None, :] - means[..., None, :, :]  # [..., C, C, D]
+        covariances = torch.einsum("...ck,...ckp,...ckq->...cpq", weights, residuals, residuals).flatten(-2)
+        cubed = ((weights * squares)[..., None] * residuals).sum(-2)  # [..., C, D]
+        reach = torch.einsum("...ckp,...cjp->...cjk", residuals, gaps)  # <eta, D>
+        eye = torch.eye(means.shape[-2], dtype=torch.float64, device=means.device)
+        return cls(
+            squared_distance=gaps.square().sum(-1) + eye,
+            variance=(weights * squares).sum(-1),
+            along=(weights[..., None, :] * reach.square()).sum(-1),
+            products=covariances @ covariances.mT,
+            fourth=(weights * squares.square()).sum(-1),
+            skew=torch.einsum("...cp,...cjp->...cj", cubed, gaps),
+        )
+
+
+def _products(residuals: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+    """tr(Sigma_i Sigma_j) [C, C]; a block of rows of all covariances at a time."""
+    n_classes, dim = len(counts), residuals.shape[1]
+    order = index.argsort(stable=True)
+    by_class = residuals[order].split(counts.tolist())
+    products = residuals.new_zeros(n_classes, n_classes)
+    step = max(1, _NUMBERS_AT_ONCE // (n_classes * dim))
+    for first in range(0, dim, step):
+        block = [(rows[:, first : first + step].T @ rows / len(rows)).flatten() for rows in by_class]
+        rows = torch.stack(block)  # [C, step x D]
+        products += rows @ rows.T
+    return products
+
+
+def _no_diagonal(pairs: Tensor) -> Tensor:
+    """NaN on the diagonal of [..., C, C]."""
+    eye = torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
+    return pairs.masked_fill(eye, torch.nan)

@@ -1,0 +1,245 @@
+"""The steps around the two-class bound: from samples to their distribution, to new classes, from two classes to k."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._checks import check_at_least, check_cdnv, check_share, check_shot
+from .bounds import cdnv_bound
+
+
+def new_samples_bound(cdnv, *, mean_error, variance_gain, distance, sample_distance):
+    r"""CDNV of two distributions from that of samples of them ("new samples", in its rigorous form).
+
+    .. math::
+        V(P_i, P_j) \le \bigl(V(S_i, S_j) + B\bigr)(1 + A)^2, \qquad
+        A = \frac{2\varepsilon_1}{\|\mu(P_i) - \mu(P_j)\|}, \quad B = \frac{\varepsilon_2}{\|\mu(S_i) - \mu(S_j)\|^2}
+
+    if |mu(P_c) - mu(S_c)| <= eps_1 and Var(P_c) <= Var(S_c) + eps_2 for both classes. The slides write V(P_i, P_j) <~
+    V(S_i, S_j) + o_m(1). How fast eps_1 and eps_2 fall with m for an f that was trained on S is the open part.
+
+    Proof: the numerator Var(P_i) + Var(P_j) grows by at most 2 eps_2, and d_S <= d_P + 2 eps_1 (triangle inequality).
+
+    Args:
+        cdnv: V(S_i, S_j) >= 0, float or tensor.
+        mean_error: eps_1 >= 0.
+        variance_gain: eps_2 >= 0.
+        distance: |mu(P_i) - mu(P_j)| > 0.
+        sample_distance: |mu(S_i) - mu(S_j)| > 0.
+
+    Returns:
+        The bound, as ``cdnv`` came.
+
+    Raises:
+        ValueError: a negative argument or a distance of 0.
+
+    >>> new_samples_bound(0.1, mean_error=0.5, variance_gain=0.1, distance=1.0, sample_distance=1.0)  # 0.2 * 2^2
+    0.8
+    """
+    check_cdnv("cdnv", cdnv)
+    check_cdnv("mean_error", mean_error)
+    check_cdnv("variance_gain", variance_gain)
+    for name, value in dict(distance=distance, sample_distance=sample_distance).items():
+        if bool((torch.as_tensor(value) <= 0).any()):
+            raise ValueError(f"{name}={value!r}; allowed: above 0")
+    return (cdnv + variance_gain / sample_distance**2) * (1 + 2 * mean_error / distance) ** 2
+
+
+def new_classes_half_width(n_classes: int, *, confidence: float = 0.95) -> float:
+    r"""Half width of an interval for the expected pair error of new classes, from l classes ("new classes", fixed f).
+
+    .. math:: \Bigl|\mathop{\mathrm{Avg}}_{i \ne j} \varphi(P_i, P_j) - E\varphi\Bigr|
+              \le \sqrt{\frac{\ln(2/\delta)}{2\lfloor l/2 \rfloor}} \quad\text{with probability } 1 - \delta
+
+    for classes drawn i.i.d. and any symmetric phi in [0, 1], such as the error of a pair or a bound capped at 1; not
+    the CDNV, which is unbounded and may have no mean. It does not cover features trained on the same classes: those
+    need a supremum over networks.
+
+    Proof sketch: the average over pairs is an average over orders of the classes of averages of floor(l / 2)
+    independent pairs; convexity of exp carries Hoeffding's inequality over (Hoeffding, 1963, section 5).
+
+    Args:
+        n_classes: l >= 2.
+        confidence: 1 - delta, between 0 and 1.
+
+    Returns:
+        The half width; above 1 it says nothing.
+
+    Raises:
+        ValueError: fewer than two classes, a confidence outside (0, 1).
+
+    >>> round(new_classes_half_width(64), 4)  # sqrt(ln(40) / 64)
+    0.2401
+    """
+    check_at_least("n_classes", n_classes, 2)
+    check_share("confidence", confidence)
+    return math.sqrt(math.log(2 / (1 - confidence)) / (2 * (n_classes // 2)))
+
+
+def multiclass_bound(pair_errors: Tensor) -> Tensor:
+    r"""Union bound from two-class errors to the k-way error.
+
+    .. math:: Err_P(f) \le (k-1)\, \mathrm{Avg}_{i \ne j} Err_{P_{ij}}(f)
+
+    Proof: a sample of class i is misclassified only if some rival j is at least as near as i, and that is an error of
+    the pair (i, j) with the same shots; sum over j, average over i.
+
+    Args:
+        pair_errors: [k, k] with anything (NaN) on the diagonal.
+
+    Returns:
+        0-d tensor, at least 0; above 1 it says nothing.
+
+    Raises:
+        ValueError: not a square matrix of at least two classes.
+
+    >>> multiclass_bound(torch.tensor([[torch.nan, 0.1, 0.2], [0.1, torch.nan, 0.3], [0.2, 0.3, torch.nan]]))
+    tensor(0.4000)
+    """
+    shape = list(pair_errors.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        raise ValueError(f"pair_errors is of shape {shape}; allowed: [k, k] with k of at least 2")
+    k = shape[0]
+    off = ~torch.eye(k, dtype=torch.bool, device=pair_errors.device)
+    return (k - 1) * pair_errors[off].mean()
+
+
+def without_replacement_factor(samples: int, shot: int) -> float:
+    r"""Factor m / (m - n) from the error over all m samples to the error over those not drawn as shots.
+
+    It holds for shots drawn *without* replacement and a fixed f: the mean error on the m - n left-over samples is
+    unbiased for the population's error and at most m / (m - n) times the mean error over all m, split by split. With
+    shots drawn with replacement from the m samples the factor is `iid_shots_factor`, which is larger. Within
+    `cdnv_bound` no factor is needed: see its ``pool``.
+
+    Args:
+        samples: m, samples a class.
+        shot: n < m.
+
+    Returns:
+        A number above 1.
+
+    Raises:
+        ValueError: fewer than one shot, or no sample left.
+
+    >>> without_replacement_factor(500, 5)
+    1.0101010101010102
+    """
+    _check_left_over(samples, shot)
+    return samples / (samples - shot)
+
+
+def iid_shots_factor(samples: int, shot: int) -> float:
+    r"""Factor from the error with shots drawn *with* replacement from the m samples to the population's error.
+
+    .. math:: 1 \Big/ \Bigl[\prod_{i=1}^{n}\Bigl(1 - \tfrac im\Bigr) \prod_{i=1}^{n-1}\Bigl(1 - \tfrac im\Bigr)\Bigr]
+
+    the reciprocal of the probability that n shots of the query's class differ from the query and from each other, and
+    n shots of the rival from each other: given that, all are independent draws of the population. The slides' factor m
+    / (m - n) is smaller and does not cover this scheme.
+
+    Args:
+        samples: m, samples a class.
+        shot: n < m.
+
+    Returns:
+        A number above 1.
+
+    Raises:
+        ValueError: fewer than one shot, or no sample left.
+
+    >>> round(iid_shots_factor(500, 5), 4)
+    1.0515
+    """
+    _check_left_over(samples, shot)
+    distinct = math.prod(1 - i / samples for i in range(1, shot + 1))
+    return 1 / (distinct * math.prod(1 - i / samples for i in range(1, shot)))
+
+
+def _check_left_over(samples: int, shot: int) -> None:
+    check_shot(shot)
+    if samples <= shot:
+        raise ValueError(f"samples={samples!r} with shot={shot!r}; allowed: more samples than shots")
+
+
+@dataclass(frozen=True)
+class CombinedBound:
+    """The combined statement: a number for what is known, words and rates for what is not.
+
+    Attributes:
+        leading: (k-1) m/(m-n) (1+1/n) Avg V: what the constant of the two-class bound multiplies.
+        proved: (k-1) Avg of `cdnv_bound` with its pool: for a fixed f, in the mean over the draw of the samples, it
+            bounds the error of tasks made of these classes, all constants known.
+        class_term: (k-1) sqrt(q ln l) / (sqrt(l) Lambda), to be multiplied by an *unknown* constant times C(f).
+        sample_term: n sqrt(q) / (sqrt(m) Lambda), likewise. The slides print n; a later text by an author prints n^2.
+        unknown: what no source at hand states.
+    """
+
+    leading: float
+    proved: float
+    class_term: float
+    sample_term: float
+    unknown: tuple[str, ...] = (
+        "the constant of the leading term in the publication (4 is proved here)",
+        "the constants of both complexity terms",
+        "C(f), remembered as the product of the layers' norms",
+        "the power of Lambda, and whether the sample term carries n or n^2 and a factor k - 1",
+    )
+
+    def __str__(self) -> str:
+        return (
+            f"error <= c1 * {self.leading:.3g} + c2 * C(f) * {self.class_term:.3g} + c3 * C(f) * {self.sample_term:.3g}"
+            f"; c1, c2, c3 and C(f) unknown. Proved for a fixed f: error <= {self.proved:.3g}"
+        )
+
+
+def combined_bound(
+    cdnv: Tensor, *, shot: int, way: int, samples: int, n_classes: int, depth: int, min_distance: float
+) -> CombinedBound:
+    r"""The slides' final statement, as far as it can be computed.
+
+    .. math::
+        E_P\,Err_P(f) \lesssim (k-1)\frac{m}{m-n}\Bigl(1+\frac1n\Bigr)\mathop{\mathrm{Avg}}_{i\ne j} V_f(S_i,S_j)
+        + O\Bigl(\frac{(k-1)C(f)\sqrt{q\ln l}}{\sqrt l\,\Lambda}\Bigr)
+        + O\Bigl(\frac{C(f)\,n\sqrt q}{\sqrt m\,\Lambda}\Bigr)
+
+    The complexity terms have constants that no source at hand states, so they are returned as rates, not as numbers
+    that could be compared with an error. What *is* proved is the part for a fixed f: pairs by B1 over left-over
+    samples, k classes by the union bound. It is about tasks made of the l classes at hand; for new classes add (k-1)
+    times `new_classes_half_width`, and for an f that was trained on these samples nothing is proved here.
+
+    Args:
+        cdnv: [l, l] V of the source classes' samples, NaN on the diagonal.
+        shot: n.
+        way: k >= 2.
+        samples: m > n, samples a class.
+        n_classes: l >= 2.
+        depth: q >= 1, layers of the network.
+        min_distance: Lambda > 0, the smallest distance of two class means.
+
+    Returns:
+        CombinedBound.
+
+    Raises:
+        ValueError: what is below its least value.
+
+    >>> v = torch.tensor([[torch.nan, 0.01], [0.01, torch.nan]])
+    >>> bound = combined_bound(v, shot=1, way=2, samples=101, n_classes=2, depth=4, min_distance=1.0)
+    >>> round(bound.leading, 6)  # 101 / 100 * 2 * 0.01
+    0.0202
+    """
+    check_cdnv("cdnv", cdnv)
+    factor = without_replacement_factor(samples, shot)
+    for name, value, low in (("way", way, 2), ("n_classes", n_classes, 2), ("depth", depth, 1)):
+        check_at_least(name, value, low)
+    if not min_distance > 0:
+        raise ValueError(f"min_distance={min_distance!r}; allowed: above 0")
+    pairs = cdnv[~cdnv.isnan()]
+    return CombinedBound(
+        leading=(way - 1) * factor * (1 + 1 / shot) * float(pairs.mean()),
+        proved=(way - 1) * float(cdnv_bound(pairs, shot, pool=samples).mean()),
+        class_term=(way - 1) * math.sqrt(depth * math.log(n_classes) / n_classes) / min_distance,
+        sample_term=shot * math.sqrt(depth / samples) / min_distance,
+    )
