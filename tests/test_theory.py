@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncbook import collapse, fewshot, theory
+from ncbook.theory import PairMoments, gaussian_error, laws
 
 
 def enumerate_margins(first, second, shot):
@@ -39,45 +41,360 @@ def test_directional_bound_is_cantelli_with_the_exact_moments(seed, shot):
     assert float(theory.directional_bound(x, y, shot)[0, 1]) == pytest.approx(np.mean(sides), rel=1e-10)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+def bounds(moments, shot):
+    """Every two-class bound of the pair (0, 1), by name."""
+    return {
+        "B1": theory.cdnv_bound(moments.cdnv, shot)[..., 0, 1],
+        "B2": theory.second_moment_bound(moments, shot=shot)[..., 0, 1],
+        "B3": theory.directional_bound(moments, shot=shot)[..., 0, 1],
+        "B5": theory.quadratic_bound(moments.cdnv, shot)[..., 0, 1],
+        "B5 directional": theory.directional_quadratic_bound(moments, shot=shot)[..., 0, 1],
+        "2026": theory.published_bound_2026(moments, shot=shot)[..., 0, 1],
+    }
+
+
+@pytest.mark.parametrize("shot", [1, 2, 3, 5])
+@pytest.mark.parametrize(("points", "dim"), [(2, 1), (3, 2), (4, 3)])
+def test_no_discrete_law_exceeds_a_bound(points, dim, shot):
+    """Exact errors: nothing is allowed for Monte-Carlo."""
+    generator = torch.Generator().manual_seed(100 * points + shot)
+    batch = laws.random_laws(1000, points, dim, generator=generator)
+    error = laws.errors(batch, shot)
+    assert float((error > 0.1).double().mean()) > 0.05, "the laws are too easy to say anything"
+    found = bounds(batch.moments, shot)
+    for name, bound in found.items():
+        assert bool((error <= bound + 1e-12).all()), name
+    assert bool((found["B3"] <= found["2026"] + 1e-12).all())
+    assert bool((found["B5"] <= found["B1"] + 1e-5).all())
+    assert bool((found["B5 directional"] <= torch.minimum(found["B5"], found["B2"]) + 1e-12).all())
+    # not proved, and no violation is known
+    assert bool((error <= theory.mean_mismatch_bound(batch.moments.cdnv[:, 0, 1]) + 1e-12).all())
+    assert bool((found["B1"] <= 4 * (1 + 1 / shot) * batch.moments.cdnv[:, 0, 1] + 1e-12).all())
+
+
+@pytest.mark.parametrize("shot", [1, 3])
+def test_no_heavy_tailed_law_exceeds_a_bound(shot):
+    """Student's t with 2.1 degrees of freedom on nine quantiles: fourth moments are large."""
+    from scipy.stats import t
+
+    generator = torch.Generator().manual_seed(shot)
+    quantiles = torch.tensor(t.ppf((np.arange(9) + 0.5) / 9, df=2.1))
+    scale = torch.rand(60, 2, 1, generator=generator, dtype=torch.float64) * 2
+    points = (quantiles * scale)[..., None]
+    points[:, 1] += 1.0
+    batch = laws.Laws(points, torch.full((60, 2, 9), 1 / 9, dtype=torch.float64))
+    error = laws.errors(batch, shot)
+    for name, bound in bounds(batch.moments, shot).items():
+        assert bool((error <= bound + 1e-12).all()), name
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), dim=st.sampled_from([1, 2, 5, 20]), shot=st.sampled_from([1, 2, 5, 20]))
+def test_no_pair_of_gaussians_exceeds_a_bound(seed, dim, shot):
+    """Any covariances, unequal ones; the error is an integral, not a simulation."""
+    generator = torch.Generator().manual_seed(seed)
+    gap = torch.randn(dim, generator=generator, dtype=torch.float64)
+    covariances = []
+    for _ in range(2):
+        spectrum = torch.arange(1, dim + 1, dtype=torch.float64) ** -float(3 * torch.rand((), generator=generator))
+        a = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64)).Q * spectrum.sqrt()
+        covariances.append(3 * torch.rand((), generator=generator, dtype=torch.float64) * a @ a.T)
+    error = gaussian_error(gap, *covariances, shot)
+    moments = PairMoments.of_gaussians(torch.stack([0 * gap, gap]), torch.stack(covariances))
+    for name, bound in bounds(moments, shot).items():
+        assert error <= float(bound) + 1e-9, name
+    rank = min(float(c.trace() / torch.linalg.eigvalsh(c)[-1]) for c in covariances)
+    assert error <= theory.spread_bound(float(moments.cdnv[0, 1]), shot, rank) + 1e-9
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), shot=st.sampled_from([1, 2]), gap=st.floats(0.2, 6))
-def test_no_law_exceeds_its_bounds(seed, shot, gap):
+def test_samples_as_the_population(seed, shot, gap):
+    """Bounds from features, errors by listing every choice of shots and query."""
     first, second, x, y = two_classes(seed, gap=gap)
-    errors = [(enumerate_margins(a, b, shot) <= 0).mean() for a, b in ((first, second), (second, first))]
-    error = np.mean(errors)
-    v = float(collapse.cdnv(x, y))
-    assert error <= theory.cdnv_bound(v, shot) + 1e-12
-    assert error <= float(theory.directional_bound(x, y, shot)[0, 1]) + 1e-12
+    error = np.mean([(enumerate_margins(a, b, shot) <= 0).mean() for a, b in ((first, second), (second, first))])
+    equal = torch.full((1, 2, 3), 1 / 3, dtype=torch.float64)
+    batch = laws.Laws(torch.tensor(np.stack([first, second]))[None], equal)
+    assert float(laws.errors(batch, shot)) == pytest.approx(error, abs=1e-12)
+    for name, bound in bounds(PairMoments.of_features(x, y), shot).items():
+        assert error <= float(bound) + 1e-12, name
+
+
+def test_moments_agree_however_they_are_made():
+    generator = torch.Generator().manual_seed(0)
+    batch = laws.random_laws(1, 4, 3, generator=generator)
+    batch = laws.Laws(batch.points, torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.4, 0.4, 0.1, 0.1]]]).double())
+    counts = (batch.weights * 10).round().long()[0]  # ten samples a class in the same shares
+    x = torch.cat([batch.points[0, c].repeat_interleave(counts[c], 0) for c in range(2)])
+    y = torch.tensor([7] * 10 + [3] * 10)  # gaps, and the second class has the smaller label
+    of_features, of_points = PairMoments.of_features(x, y), batch.moments
+    for name, a, b in zip(PairMoments._fields, of_features, of_points, strict=True):
+        torch.testing.assert_close(a.flip(tuple(range(a.ndim))), b[0], msg=name)
+    torch.testing.assert_close(of_features.cdnv, collapse.cdnv_matrix(x, y), equal_nan=True)
+
+    # a Gaussian's moments against many samples of it
+    mean = torch.tensor([[0.0, 0.0], [2.0, 1.0]], dtype=torch.float64)
+    spread = torch.tensor([[1.0, 0.3], [0.2, 0.5]], dtype=torch.float64)
+    z = torch.randn(2, 200_000, 2, generator=generator, dtype=torch.float64)
+    x, y = (mean[:, None] + spread.sqrt()[:, None] * z).flatten(0, 1), torch.arange(2).repeat_interleave(200_000)
+    for a, b in zip(PairMoments.of_features(x, y), PairMoments.of_gaussians(mean, spread), strict=True):
+        torch.testing.assert_close(a, b, rtol=0.03, atol=0.05)
+
+
+def test_products_of_covariances_in_blocks(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 7, generator=generator).double(), torch.arange(4).repeat(10)
+    whole = PairMoments.of_features(x, y).products
+    monkeypatch.setattr("ncbook.theory.moments._NUMBERS_AT_ONCE", 60)
+    torch.testing.assert_close(PairMoments.of_features(x, y).products, whole)
+    covariances = torch.stack([torch.cov(x[y == c].T, correction=0) for c in range(4)])
+    torch.testing.assert_close(whole, torch.einsum("ipq,jqp->ij", covariances, covariances))
+
+
+# dimension, shots, V: B1, B2's first form, B3, the theorem of 2026 as listed with v1 = v2 and isotropic noise
+TABLE = [
+    (64, 1, 0.1, 0.571, 0.201, 0.014, 1.42),
+    (64, 1, 0.5, 1.33, 0.771, 0.099, 15.7),
+    (64, 5, 0.5, 1.09, 0.224, 0.042, 2.95),
+    (64, 5, 2.0, 1.66, 0.712, 0.206, 31.8),
+    (512, 1, 2.0, 1.78, 1.0, 0.111, 171),
+    (512, 5, 2.0, 1.66, 0.651, 0.031, 31.7),
+]
+
+
+@pytest.mark.parametrize(("dim", "shot", "v", "b1", "b2_first", "b3", "published"), TABLE)
+def test_bounds_of_isotropic_gaussians(dim, shot, v, b1, b2_first, b3, published):
+    gap = torch.zeros(dim, dtype=torch.float64)
+    gap[0] = 1.0
+    noise = torch.full((2, dim), v / dim, dtype=torch.float64)
+    found = bounds(PairMoments.of_gaussians(torch.stack([0 * gap, gap]), noise), shot)
+    assert float(found["B1"]) == pytest.approx(b1, rel=0.01)
+    assert float(found["B3"]) == pytest.approx(b3, rel=0.03)
+    assert float(found["2026"]) == pytest.approx(published, rel=0.01)
+    assert float(found["B2"]) <= b2_first + 5e-4
+    assert gaussian_error(gap, *noise, shot) <= float(found["B3"])
+
+
+@pytest.mark.parametrize(("dim", "shot"), [(1, 1), (2, 3), (6, 1), (20, 5)])
+def test_gaussian_error_against_simulation(dim, shot):
+    generator = torch.Generator().manual_seed(dim)
+    draws = 200_000
+    gap = torch.randn(dim, generator=generator, dtype=torch.float64)
+    roots = [s * torch.randn(dim, dim, generator=generator, dtype=torch.float64) / dim**0.5 for s in (0.7, 0.4)]
+
+    def sample(c, count):
+        z = torch.randn(draws, count, dim, generator=generator, dtype=torch.float64)
+        return z @ roots[c].T + (gap if c else 0 * gap)
+
+    means = [sample(c, shot).mean(1) for c in range(2)]
+    wrong = [
+        (x - means[own]).square().sum(1) >= (x - means[1 - own]).square().sum(1)
+        for own, x in ((c, sample(c, 1)[:, 0]) for c in range(2))
+    ]
+    simulated = torch.stack(wrong).double().mean()
+    exact = gaussian_error(gap, *(r @ r.T for r in roots), shot)
+    assert abs(float(simulated) - exact) < 4 * (exact * (1 - exact) / draws / 2) ** 0.5
+
+
+def test_gaussian_error_of_special_cases():
+    one = torch.tensor([1.0])
+    # equal variances on a line, many shots: the midpoint is known, error = Phi(-d / (2 sigma))
+    phi = (1 + math.erf(-1 / (2 * 0.3 * math.sqrt(2)))) / 2
+    assert gaussian_error(one, one * 0.09, one * 0.09, 10**7) == pytest.approx(phi, rel=1e-5)
+    # diagonal or full covariance, whichever basis
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double()).Q
+    gap, first, second = torch.tensor([1.0, 0.5, 0.2]), torch.tensor([0.2, 0.5, 0.1]), torch.tensor([0.1, 0.0, 0.4])
+    turned = [rotation @ torch.diag(c.double()) @ rotation.T for c in (first, second)]
+    plain = gaussian_error(gap, first, second, 2)
+    assert gaussian_error(rotation @ gap.double(), *turned, 2) == pytest.approx(plain, rel=1e-8)
+    # noise across the gap only, where exp(s d^2) does not die away on a straight contour: |b|^2 - |a|^2 - 2<xi, b - a>
+    across = torch.tensor([0.0, 0.5])
+    z = torch.randn(3, 10**6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.5**0.5
+    simulated = float(((z[0] - z[1]).square() >= 1 + (z[0] - z[2]).square()).double().mean())
+    assert gaussian_error(torch.tensor([1.0, 0.0]), across, across, 1) == pytest.approx(simulated, abs=2e-3)
+    # far apart: small numbers keep their digits. Many shots, so Phi(-5 sqrt 2)
+    tiny = gaussian_error(torch.tensor([1.0]), one * 0.005, one * 0.005, 10**9)
+    assert tiny == pytest.approx(math.erfc(5.0) / 2, rel=1e-4)
+    # noise in one class only
+    assert gaussian_error(one, one * 0.0, one * 0.2, 1) > 0.0
+
+
+def test_law_errors_by_hand_and_with_many_shots():
+    law = laws.two_point(0.2)
+    # p = 0.2, n = 1, t just past (1 + 0.2 t) / 2: class 1 errs iff x = t, m_1 = 0; class 2 iff never (|1 - t| > 0)
+    assert float(laws.errors(law, 1)) == pytest.approx(0.2 * 0.8 / 2)
+    simulated = fewshot.pair_errors(
+        torch.cat([torch.zeros(80, 1), torch.full((20, 1), float(law.points[0, 0, 1])), torch.ones(100, 1)]),
+        torch.arange(2).repeat_interleave(100),
+        shot=3,
+        draws=4000,
+        replacement=True,
+    )
+    assert float(laws.errors(law, 3)) == pytest.approx(float(simulated[0, 1]), abs=0.004)
 
 
 def test_constant_four_is_reached():
-    """A two-point law that jumps just past the midpoint, many shots: err / V -> 4 as V -> 0."""
+    """A two-point law that jumps just past the midpoint, many shots: Err / V -> 4 as V -> 0, so no smaller constant."""
     ratios = []
-    for p in (0.1, 0.01, 0.001):
-        # class 1 at 0 (probability 1-p) or at t, class 2 at 1; its mean is p t, the midpoint (1 + p t) / 2
-        t = (1 + 1e-9) / (2 - p)  # just past the midpoint
-        v = p * (1 - p) * t**2 / (2 * (1 - p * t) ** 2)
-        ratios.append(p / 2 / v)
+    for p, shot, beyond in ((0.1, 200, 0.1), (0.01, 2000, 0.01), (0.001, 20_000, 0.001)):
+        law = laws.two_point(p, beyond=beyond)
+        ratios.append(float(laws.errors(law, shot) / law.moments.cdnv[0, 0, 1]))
     assert ratios[0] < ratios[1] < ratios[2] < 4
     assert ratios[2] > 3.98
 
 
-def test_spread_bound_needs_spread_not_dimension():
-    """Isotropic noise obeys it with rank p; noise in one direction breaks it with p and obeys it with rank 1."""
-    p, n, m = 64, 20, 4000
+@pytest.mark.parametrize(("shot", "pool", "queries"), [(1, None, ""), (5, None, ""), (1, 2, "undrawn"), (2, 5, "all")])
+def test_every_quadratic_is_a_certificate(shot, pool, queries, monkeypatch):
+    """Q >= 0 and Q >= R: each is recomputed where it is made. So q >= 0, and q >= 1 wherever an error is made."""
+    from ncbook.theory import quadratic
+
+    kept, made = [], quadratic._least_Q
+    monkeypatch.setattr(quadratic, "_least_Q", lambda R, root: kept.append((R, made(R, root))) or kept[-1][1])
+    quadratic._parabolas.__wrapped__(float(shot), pool, queries)
+    assert kept
+    for R, Q in kept:
+        size = Q.abs().amax((1, 2))
+        assert bool((torch.linalg.eigvalsh(Q)[:, 0] >= -1e-9 * size).all())
+        assert bool((torch.linalg.eigvalsh(Q - R)[:, 0] >= -1e-9 * size).all())
+    # R is 1 + lambda F: at any query and shots, g = <xi, a - b>
     generator = torch.Generator().manual_seed(0)
-    y = torch.arange(2).repeat_interleave(m)
-    centre = torch.zeros(2 * m, p)
-    centre[m:, 0] = 1.0
-    flat = centre.clone()
-    flat[:, 0] += 0.6 * torch.randn(2 * m, generator=generator)
-    round_ = centre + 0.6 / p**0.5 * torch.randn(2 * m, p, generator=generator)
-    error = {name: float(fewshot.pair_errors(x, y, shot=n, draws=20)[0, 1]) for name, x in
-             [("flat", flat), ("round", round_)]}  # fmt: skip
-    v = {"flat": float(collapse.cdnv(flat, y)), "round": float(collapse.cdnv(round_, y))}
-    assert error["round"] <= theory.spread_bound(v["round"], n, p)
-    assert error["flat"] > theory.spread_bound(v["flat"], n, p)
-    assert error["flat"] <= theory.spread_bound(v["flat"], n, 1)
+    xi, a, b = torch.randn(3, 200, generator=generator, dtype=torch.float64)  # on a line, D = 1: mu_1 = 1, mu_2 = 0
+    z = torch.stack([torch.ones_like(xi), xi, a, b, xi * (a - b)], -1)
+    F = (xi - a).square() - (1 + xi - b).square()
+    for theta in (0.0, 0.35, 1.0):
+        R = quadratic._R(torch.tensor(0.7, dtype=torch.float64), theta)
+        torch.testing.assert_close(((z @ R) * z).sum(1), 1 + 0.7 * F)
+
+
+def test_quadratic_bound_in_known_cases():
+    v = torch.tensor([0.01, 0.1, 1.0, 10.0], dtype=torch.float64)
+    torch.testing.assert_close(theory.quadratic_bound(v, 10**8), theory.mean_mismatch_bound(v), rtol=1e-3, atol=0)
+    assert bool((theory.quadratic_bound(v, 1) <= 6 * v / (1 + 3 * v)).all())
+    assert theory.quadratic_bound(100.0, 1) == pytest.approx(1, abs=0.01)
+    assert theory.quadratic_bound(0.0, 3) == pytest.approx(0, abs=1e-6)
+    by_shot = [theory.quadratic_bound(0.2, n) for n in (1, 2, 3, 5, 10, 100)]
+    assert by_shot == sorted(by_shot, reverse=True)
+    matrix = torch.tensor([[torch.nan, 0.1], [0.1, torch.nan]])
+    assert theory.quadratic_bound(matrix, 2).isnan().equal(matrix.isnan())
+    # in a pool: not above B1's, and a pool without end is none
+    for queries in ("undrawn", "all"):
+        for m in (2, 3, 20):
+            assert theory.quadratic_bound(0.1, 1, pool=m, queries=queries) <= theory.cdnv_bound(
+                0.1, 1, pool=m, queries=queries
+            ) * (1 + 1e-5)
+    assert theory.quadratic_bound(0.1, 5, pool=10**9) == pytest.approx(theory.quadratic_bound(0.1, 5), rel=0.02)
+
+
+def test_shared_point_law_is_the_worst_known_for_one_shot():
+    law = laws.shared_point(torch.linspace(0.01, 0.95, 40))
+    v = law.moments.cdnv[:, 0, 1]
+    torch.testing.assert_close(laws.errors(law, 1), theory.mean_mismatch_bound(v))
+
+
+def test_search_comes_near_the_bounds_and_never_above():
+    for name, least, bound in (
+        ("B1", 0.45, lambda m: theory.cdnv_bound(m.cdnv, 1)),
+        ("B3", 0.9, lambda m: theory.directional_bound(m, shot=1)),
+    ):
+        found = laws.search(bound, shot=1, dim=2, rounds=500, seed=1)
+        ratio = found.error / found.level
+        assert least < float(ratio.max()) <= 1 + 1e-9, name
+    again = laws.search(bound, shot=1, dim=2, rounds=500, seed=1)
+    assert again.error.equal(found.error)
+    torch.testing.assert_close(laws.errors(found.laws, 1), found.error)
+
+
+def test_mean_mismatch_bound_holds_without_probability():
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(200):
+        x = torch.randn(20, 2, generator=generator, dtype=torch.float64)
+        x[10:] = 0.3 * x[10:] + torch.randn(2, generator=generator, dtype=torch.float64)
+        y = torch.arange(2).repeat_interleave(10)
+        means = torch.stack([x[:10].mean(0), x[10:].mean(0)])
+        nearer = torch.cdist(x, means)
+        wrong = nearer.gather(1, y[:, None])[:, 0] >= nearer.gather(1, 1 - y[:, None])[:, 0]
+        mismatch = float(wrong.double().mean())
+        assert mismatch <= theory.mean_mismatch_bound(float(collapse.cdnv(x, y))) + 1e-12
+        directional = collapse.directional_cdnv_matrix(x, y)
+        for c in range(2):
+            bound = theory.mean_mismatch_bound(float(directional[c, 1 - c]))
+            share = float(wrong[y == c].double().mean())
+            assert share <= bound + 1e-12
+            worst = max(worst, share / bound)
+    assert worst > 0.5
+    # attained: a sample exactly on the midpoint, the rest where Cantelli wants them
+    x = torch.tensor([[0.0]] * 99 + [[1.0]] + [[1.99]] * 100, dtype=torch.float64)  # means 0.01 and 1.99, midpoint 1
+    y = torch.arange(2).repeat_interleave(100)
+    v = float(collapse.directional_cdnv_matrix(x, y)[0, 1])
+    assert theory.mean_mismatch_bound(v) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("pool", "shot"), [(3, 1), (4, 2), (4, 3)])
+@pytest.mark.parametrize("queries", ["undrawn", "all"])
+def test_cdnv_bound_of_finite_pools(pool, shot, queries):
+    """Shots without replacement, by listing every choice; the second moments are those of the proof, exactly."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        classes = [rng.standard_normal((pool, 2)), rng.standard_normal((pool, 2)) * 0.7 + rng.standard_normal(2) * 2]
+        x, y = torch.tensor(np.concatenate(classes)), torch.arange(2).repeat_interleave(pool)
+        v, errors, moment = float(collapse.cdnv(x, y)), [], []
+        d2 = ((classes[0].mean(0) - classes[1].mean(0)) ** 2).sum()
+        for own, rival in (classes, classes[::-1]):
+            for a in itertools.combinations(range(pool), shot):
+                rest = [i for i in range(pool) if i not in a] if queries == "undrawn" else range(pool)
+                for b in itertools.combinations(range(pool), shot):
+                    for i in rest:
+                        to_own, to_rival = own[i] - own[list(a)].mean(0), own[i] - rival[list(b)].mean(0)
+                        errors.append((to_own**2).sum() >= (to_rival**2).sum())
+                        noise = to_rival - own.mean(0) + rival.mean(0)
+                        moment.append(((to_own**2).sum() + (noise**2).sum()) / d2)
+        c = 1 + (pool if queries == "undrawn" else pool - shot) / (shot * (pool - 1))
+        assert np.mean(moment) == pytest.approx(2 * c * v)  # (S_1 + S_2) / 2
+        bound = theory.cdnv_bound(v, shot, pool=pool, queries=queries)
+        assert bound == pytest.approx(4 * c * v / (1 + 2 * c * v))
+        assert np.mean(errors) <= bound
+        assert np.mean(errors) <= theory.quadratic_bound(v, shot, pool=pool, queries=queries) + 1e-12
+
+
+def test_spread_bound_needs_spread_not_dimension():
+    """Noise in one direction breaks the spherical form with p dimensions, and obeys it with its effective rank, 1."""
+    p, shot = 512, 100
+    gap = torch.zeros(p, dtype=torch.float64)
+    gap[0] = 1.0
+    spread, flat = torch.full((p,), 0.3 / p, dtype=torch.float64), torch.zeros(p, dtype=torch.float64)
+    flat[0] = 0.3
+    v = 0.3
+    assert gaussian_error(gap, spread, spread, shot) <= theory.spread_bound(v, shot, p)
+    error = gaussian_error(gap, flat, flat, shot)
+    assert error > 3 * theory.spread_bound(v, shot, p)
+    assert error <= theory.spread_bound(v, shot, 1)
+
+
+def test_spread_bound_follows_from_the_second_moment_bound():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 12, generator=generator, dtype=torch.float64)
+    y = torch.arange(3).repeat_interleave(20)
+    x += 4 * torch.randn(3, 12, generator=generator, dtype=torch.float64)[y]
+    rank = float(theory.effective_rank(x, y).min())
+    for shot in (1, 5, 100):
+        tighter = theory.second_moment_bound(x, y, shot=shot)
+        spread = theory.spread_bound(theory.PairMoments.of_features(x, y).cdnv, shot, rank)
+        off = ~torch.eye(3, dtype=torch.bool)
+        assert bool((tighter[off] <= spread[off]).all())
+
+
+def test_published_bound_of_2025_holds_where_it_is_stated():
+    generator = torch.Generator().manual_seed(0)
+    batch = laws.random_laws(2000, 2, 1, generator=generator)
+    moments = batch.moments
+    for shot in (1, 5):
+        d2 = moments.squared_distance
+        one_sided = moments.variance[:, :, None] / d2
+        off = ~torch.eye(2, dtype=torch.bool)
+        v, directional, root = (q[:, off].mean(1) for q in (one_sided, moments.along / d2**2, one_sided.sqrt()))
+        bound = theory.published_bound_2025(v, directional, root, shot=shot, a=16)
+        assert bool((laws.errors(batch, shot) <= bound + 1e-12).all())
 
 
 def test_k_way_error_stays_below_the_union_bound():
@@ -99,6 +416,96 @@ def test_left_over_error_needs_the_factor():
     assert over_all < left <= over_all * theory.without_replacement_factor(6, 2) + 1e-9
 
 
+@pytest.mark.parametrize("way", [2, 5, 20])
+def test_k_way_error_of_many_classes(way):
+    """k up to 20, k-way tasks on the same pool; the mean over tasks of (k - 1) x mean pair error is that over all."""
+    generator = torch.Generator().manual_seed(way)
+    y = torch.arange(20).repeat_interleave(30)
+    x = torch.randn(20, 8, generator=generator)[y] + 0.5 * torch.randn(600, 8, generator=generator)
+    result = fewshot.evaluate(x, y, way=way, shot=2, query=5, episodes=3000, head="ncc")
+    pairs, half = fewshot.pair_errors(x, y, shot=2, draws=200, intervals=True)
+    off = ~torch.eye(20, dtype=torch.bool)
+    bound = (way - 1) * float(pairs[off].mean())
+    assert 1 - result.accuracy <= bound + result.ci95 + (way - 1) * float(half[off].mean())
+    if way == 2:  # the same thing, but for the sampling
+        assert 1 - result.accuracy == pytest.approx(bound, abs=4 * result.ci95)
+
+
+def test_iid_shots_need_the_larger_factor():
+    """E over samples S of the error on S, shots drawn with replacement, at least the population's over the factor."""
+    weights = torch.tensor([[0.7, 0.3], [0.5, 0.5]], dtype=torch.float64)
+    points = torch.tensor([[[0.0], [1.2]], [[1.0], [2.5]]], dtype=torch.float64)
+    m, tightest = 4, 0.0
+    for shot in (1, 2, 3):
+        population = float(laws.errors(laws.Laws(points[None], weights[None]), shot))
+        counts = torch.arange(m + 1, dtype=torch.float64)
+        seen, chance = [], []
+        for i, j in itertools.product(range(m + 1), repeat=2):
+            shares = torch.stack([torch.stack([counts[c], m - counts[c]]) / m for c in (i, j)])
+            seen.append(shares)
+            chance.append(
+                math.prod(
+                    math.comb(m, c) * float(weights[k, 0]) ** c * float(weights[k, 1]) ** (m - c)
+                    for k, c in enumerate((i, j))
+                )
+            )
+        on_samples = laws.errors(laws.Laws(points.expand(len(seen), -1, -1, -1), torch.stack(seen)), shot)
+        mean = float((on_samples * torch.tensor(chance, dtype=torch.float64)).sum())
+        assert population <= mean * theory.iid_shots_factor(m, shot) + 1e-12
+        tightest = max(tightest, population / mean)
+        assert theory.iid_shots_factor(m, shot) >= theory.without_replacement_factor(m, shot) - 1e-12
+    assert tightest > 1, "then no factor would be needed at all"
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), samples=st.sampled_from([2, 5, 20]))
+def test_new_samples_bound_is_met_by_any_two_samples(seed, samples):
+    """Two sets of samples, the larger as the distribution."""
+    generator = torch.Generator().manual_seed(seed)
+    y_small, y_large = torch.arange(2).repeat_interleave(samples), torch.arange(2).repeat_interleave(50)
+    centre = 2 * torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    small, large = (
+        centre[y] + torch.randn(len(y), 3, generator=generator, dtype=torch.float64) for y in (y_small, y_large)
+    )
+    sides = []
+    for x, y in ((small, y_small), (large, y_large)):
+        means = torch.stack([x[y == c].mean(0) for c in range(2)])
+        variances = torch.stack([x[y == c].var(0, correction=0).sum() for c in range(2)])
+        sides.append((means, variances, float((means[0] - means[1]).norm())))
+    (means, variances, d), (true_means, true_variances, true_d) = sides
+    bound = theory.new_samples_bound(
+        float(collapse.cdnv(small, y_small)),
+        mean_error=float((means - true_means).norm(dim=1).max()),
+        variance_gain=max(0.0, float((true_variances - variances).max())),
+        distance=true_d,
+        sample_distance=d,
+    )
+    assert float(collapse.cdnv(large, y_large)) <= bound + 1e-12
+
+
+def test_new_classes_interval_covers():
+    """Classes on a line; phi(i, j) = 1 where they are nearer than one: its mean over all pairs is known."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 3 * torch.rand(4000, 16, generator=generator, dtype=torch.float64)  # 4,000 trials of 16 classes
+    near = ((centres[:, :, None] - centres[:, None]).abs() < 1).double()
+    average = (near.sum((1, 2)) - 16) / (16 * 15)
+    expected = 1 - (2 / 3) ** 2  # P[|U - U'| < 1] on [0, 3]
+    for confidence in (0.5, 0.95):
+        missed = ((average - expected).abs() > theory.new_classes_half_width(16, confidence=confidence)).double().mean()
+        assert float(missed) <= 1 - confidence
+
+
+def test_combined_bound_is_a_number_times_what_is_unknown():
+    v = torch.tensor([[torch.nan, 0.01, 0.03], [0.01, torch.nan, 0.02], [0.03, 0.02, torch.nan]])
+    given = dict(shot=5, way=5, samples=500, n_classes=64, depth=28, min_distance=2.0)
+    bound = theory.combined_bound(v, **given)
+    assert bound.leading == pytest.approx(4 * 500 / 495 * 1.2 * 0.02)
+    assert bound.class_term == pytest.approx(4 * math.sqrt(28 * math.log(64)) / (8 * 2))
+    assert bound.sample_term == pytest.approx(5 * math.sqrt(28) / (math.sqrt(500) * 2))
+    assert bound.proved < 4 * bound.leading
+    assert "unknown" in str(bound) and len(bound.unknown) == 4
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -106,6 +513,23 @@ def test_left_over_error_needs_the_factor():
         (lambda: theory.cdnv_bound(0.1, 0), "shot=0"),
         (lambda: theory.spread_bound(0.1, 1, 0.5), "rank=0.5"),
         (lambda: theory.directional_bound(torch.randn(4, 2), torch.tensor([0, 0, 1, 1]), 0), "shot=0"),
+        (lambda: theory.directional_bound(torch.randn(4, 2), torch.tensor([0, 0, 1, 1])), "shot must be given"),
+        (lambda: theory.second_moment_bound(torch.randn(4, 2), shot=1), "labels must be given"),
+        (lambda: theory.published_bound_2025(0.1, 0.1, 0.1, shot=1, a=8), "above 9.657"),
+        (lambda: theory.cdnv_bound(0.1, 5, pool=5), "more samples than shots"),
+        (lambda: theory.cdnv_bound(0.1, 5, pool=6, queries="some"), "'undrawn' or 'all'"),
+        (lambda: theory.mean_mismatch_bound(-1.0), "cdnv=-1.0"),
+        (lambda: theory.new_classes_half_width(1), "n_classes=1"),
+        (lambda: theory.new_classes_half_width(8, confidence=1.0), "confidence=1.0"),
+        (
+            lambda: theory.new_samples_bound(0.1, mean_error=0, variance_gain=0, distance=0, sample_distance=1),
+            "distance=0",
+        ),
+        (lambda: gaussian_error(torch.ones(2), torch.ones(3), torch.ones(2), 1), r"first is of shape \[3\]"),
+        (lambda: gaussian_error(torch.ones(2), torch.zeros(2), torch.zeros(2), 1), "no noise|noise in at least"),
+        (lambda: gaussian_error(torch.ones(2), torch.tensor([1.0, -1.0]), torch.ones(2), 1), "smallest eigenvalue"),
+        (lambda: laws.two_point(1.5), "jump=1.5"),
+        (lambda: laws.errors(laws.random_laws(1, 6, 1, generator=torch.Generator()), 40), "placements"),
         (lambda: theory.multiclass_bound(torch.zeros(3, 2)), r"pair_errors.*\[3, 2\]"),
         (lambda: theory.without_replacement_factor(5, 5), "more samples than shots"),
     ],

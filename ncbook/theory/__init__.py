@@ -9,6 +9,7 @@ averaged over the classes with equal weight. A two-class matrix [C, C] has NaN o
 
     bounds       from CDNV alone: B1, B2's corollary, B4
     directional  from the moments of a pair: B2, B3, and the directional bounds published in 2025 and 2026
+    quadratic    B5, the best that one quadratic function makes of second moments
     transfer     between samples, classes and ways: the steps around the two-class bound
     moments      what the directional bounds need of a pair of classes, from samples, Gaussians or small discrete laws
     gaussian     the error itself for Gaussian classes, by one integral
@@ -20,6 +21,7 @@ from .bounds import cdnv_bound, effective_rank, mean_mismatch_bound, spread_boun
 from .directional import directional_bound, published_bound_2025, published_bound_2026, second_moment_bound
 from .gaussian import gaussian_error
 from .moments import PairMoments
+from .quadratic import directional_quadratic_bound, quadratic_bound
 from .transfer import (
     CombinedBound,
     combined_bound,
@@ -36,6 +38,7 @@ __all__ = [
     "cdnv_bound",
     "combined_bound",
     "directional_bound",
+    "directional_quadratic_bound",
     "effective_rank",
     "gaussian_error",
     "iid_shots_factor",
@@ -46,6 +49,7 @@ __all__ = [
     "new_samples_bound",
     "published_bound_2025",
     "published_bound_2026",
+    "quadratic_bound",
     "second_moment_bound",
     "spread_bound",
     "without_replacement_factor",

@@ -61,6 +61,26 @@ def two_point(jump, *, beyond: float = 0.0) -> Laws:
     return Laws(points, weights)
 
 
+def shared_point(share) -> Laws:
+    """Three points on a line; each class at its end with probability 1 - p, at the middle one with p.
+
+    With one shot Err = p = 4V / (1 + 4V), exactly, for every p: the largest error for its CDNV that is known.
+
+    Args:
+        share: p, float or tensor [L], above 0 and below 1.
+
+    >>> law = shared_point(0.3)
+    >>> v = law.moments.cdnv[0, 0, 1]  # p (1-p) / (2 - 2p)^2 = 0.3 / 2.8
+    >>> round(float(errors(law, shot=1)), 6), round(float(4 * v / (1 + 4 * v)), 6)
+    (0.3, 0.3)
+    """
+    p = torch.as_tensor(share, dtype=torch.float64).reshape(-1)
+    if not bool(((p > 0) & (p < 1)).all()):
+        raise ValueError(f"share={share!r}; allowed: above 0 and below 1")
+    points = torch.tensor([[0.0, 1.0], [2.0, 1.0]], dtype=torch.float64).expand(len(p), 2, 2)[..., None]
+    return Laws(points, torch.stack([1 - p, p], -1)[:, None].expand(-1, 2, -1))
+
+
 def random_laws(count: int, points: int, dim: int, *, generator: torch.Generator) -> Laws:
     """Laws with Gaussian points of random spread about means at random distance, and random weights."""
     x = torch.randn(count, 2, points, dim, generator=generator, dtype=torch.float64)
@@ -168,7 +188,7 @@ def search(
         rounds: generations.
         children: laws tried in each.
         seed: seed of the search.
-        start: laws to start from as well; `two_point` laws always are.
+        start: laws to start from as well; `two_point` and `shared_point` laws always are.
 
     Returns:
         Frontier, with the bins that were reached.
@@ -201,6 +221,7 @@ def search(
     for beyond in (0.0, 0.03, 0.1, 0.3):
         keep(_embedded(two_point(torch.logspace(-4, -0.3, 64), beyond=beyond), points, dim))
     keep(random_laws(4 * children, points, dim, generator=generator))
+    keep(_embedded(shared_point(torch.linspace(0.002, 0.99, 64)), points, dim))
     if start is not None:
         keep(start)
     for _ in range(rounds):
