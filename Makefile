@@ -48,16 +48,19 @@ test: env  ## All tests, then all notebooks against their committed outputs.
 .PHONY: notebooks
 notebooks: env  ## Run all notebooks in place with their defaults: the only outputs that are committed.
 	runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs" NCBOOK_PROGRESS=off; \
-	for notebook in notebooks/*.ipynb; do \
+	for notebook in notebooks/*.ipynb notebooks/appendix/*.ipynb; do \
 		echo "$$notebook" && $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level WARN \
 			--ExecutePreprocessor.record_timing=False "$$notebook" || exit 1; \
 	done
 
 .PHONY: figures
-figures: env  ## Rebuild figures/ from Omniglot (needs NCBOOK_DATA or a network).
+figures: env  ## Rebuild figures/ from Omniglot (needs NCBOOK_DATA or a network) and from laws.
 	mkdir -p out
-	NCBOOK_FIGURES="$(CURDIR)/figures" $(BIN)/papermill --no-progress-bar --log-level WARNING \
-		notebooks/03_new_classes.ipynb out/03_new_classes_omniglot.ipynb -f notebooks/params/omniglot.yaml
+	export NCBOOK_FIGURES="$(CURDIR)/figures" PAPERMILL="$(BIN)/papermill --no-progress-bar --log-level WARNING"; set -e; \
+	for name in 03_new_classes 04_few_shot_bound; do \
+		$$PAPERMILL notebooks/$$name.ipynb out/$${name}_omniglot.ipynb -f notebooks/params/omniglot.yaml; \
+	done; \
+	$$PAPERMILL notebooks/appendix/tightness.ipynb out/tightness.ipynb
 
 .PHONY: bench
 bench: env  ## Compare with the peers: benchmarks/results/*.md.

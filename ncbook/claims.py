@@ -241,7 +241,28 @@ def _bound(column: str, name: str):
 
 
 _claim("b1_pairs", "Pair error ≤ 4(1+1/n)V / (1+2(1+1/n)V)", "deck, constant of B1")(_bound("b1", "B1"))
+_claim("b5_pairs", "Pair error ≤ the best bound that one quadratic makes of V", "B5")(_bound("b5", "B5"))
 _claim("b3_pairs", "Pair error ≤ the directional bound with exact fourth moments", "B3")(_bound("b3", "B3"))
+
+
+@_claim(
+    "directional_predicts",
+    "Directional CDNV orders pairs of new classes by error better than CDNV (judged at the most shots)",
+    "Luthra et al. 2025",
+)
+def _directional_predicts(resampled):
+    """Rank correlations with the error, one row a resample of the classes: shot, cdnv, directional."""
+    if not {"shot", "cdnv", "directional"} <= set(resampled):
+        return Verdict(OPEN, "no rank correlations")
+    parts, low, high = [], 0.0, 0.0
+    for shot, rows in resampled.groupby("shot"):
+        if len(rows) < 50:
+            return Verdict(OPEN, f"{len(rows)} resamples of the classes; 50 are needed")
+        gain = rows["directional"] - rows["cdnv"]
+        low, high = gain.quantile([0.025, 0.975])
+        parts.append(f"n = {shot}: {gain.mean():+.3f} ({low:+.3f} … {high:+.3f})")
+    numbers = "gain in rank correlation, 95 % intervals: " + "; ".join(parts)
+    return Verdict(OPEN, numbers + ": too close to tell") if low <= 0 <= high else _verdict(low > 0, numbers)
 
 
 @_claim("multiclass", "k-way error ≤ (k-1) × mean pair error", "deck, union bound")

@@ -67,8 +67,10 @@ def _axes(ax: Axes, metric: str, x: str) -> Axes:
 
 
 def plain_log_ticks(axis) -> None:
-    """Label a log axis with plain numbers at 1, 2 and 5 of each decade."""
-    axis.set_major_locator(mpl.ticker.LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    """Label a log axis with plain numbers at 1, 2 and 5 of each decade, or at 1 where there are many decades."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low) if 0 < low < high else 1.0
+    axis.set_major_locator(mpl.ticker.LogLocator(base=10, subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
     axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
@@ -150,22 +152,38 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
     return ax
 
 
+BOUND_COLOURS = {
+    "b1": "0.55",
+    "b5": "0.1",
+    "b2": "#E69F00",
+    "b5_directional": "#009E73",
+    "b3": "#56B4E9",
+    "2026": "#CC79A7",
+}
+
+
 def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) -> Axes:
     """Measured two-class errors and their bounds against CDNV, on log axes; bounds of 1 or more say nothing.
 
     Args:
         pairs: one row a pair of classes: cdnv, error and a column for each bound.
-        bounds: column -> label.
+        bounds: column -> label; functions of the CDNV alone become a dashed line.
         ax: where to draw.
     """
     ordered = pairs.sort_values("cdnv")
     floor = pairs.loc[pairs["error"] > 0, "error"].min() / 2  # where errors of exactly 0 are drawn
+    if not floor > 0:
+        floor = 1e-4
     ax.axhspan(1, 3, color="0.93", label="says nothing (≥ 1)")
-    for (column, label), marker, shade in zip(bounds.items(), (".", "."), ("0.35", "#56B4E9"), strict=False):
-        ax.plot(ordered["cdnv"], ordered[column], marker, color=shade, markersize=2.5, label=label)
+    for column, label in bounds.items():
+        shade = BOUND_COLOURS.get(column, "0.3")
+        if column in ("b1", "b5"):
+            ax.plot(ordered["cdnv"], ordered[column], "--", color=shade, linewidth=1.3, label=label)
+        else:
+            ax.plot(ordered["cdnv"], ordered[column], ".", color=shade, markersize=2.5, label=label)
     ax.plot(
         ordered["cdnv"], ordered["error"].clip(lower=floor), ".", color=COLOURS["novel"], markersize=2.5,
-        label=f"measured error (n = {len(pairs)} pairs; 0 at the bottom)",
+        label=f"measured (n = {len(pairs)} pairs; 0 at the bottom)",
     )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -173,6 +191,52 @@ def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) 
     plain_log_ticks(ax.xaxis)
     ax.set_xlabel("CDNV of the pair")
     ax.set_ylabel("two-class error (share)")
+    return ax
+
+
+def worst_errors(frontier: pd.DataFrame, *, ax: Axes) -> Axes:
+    """What is known of the largest error at each CDNV V, in units of 4V / (1 + 4V), one colour a number of shots.
+
+    Args:
+        frontier: shot, cdnv, error (of the worst law found: a lower limit, solid), proved (a bound, dashed).
+        ax: where to draw.
+    """
+    unit = 4 * frontier["cdnv"] / (1 + 4 * frontier["cdnv"])
+    relative = frontier.assign(error=frontier["error"] / unit, proved=frontier["proved"] / unit)
+    for shot, shade in _shades(frontier["shot"]).items():
+        line = relative[relative["shot"] == shot].sort_values("cdnv")
+        ax.plot(line["cdnv"], line["proved"], "--", color=shade, linewidth=1.2)
+        ax.plot(line["cdnv"], line["error"], "-", color=shade, label=f"n = {shot}")
+    ax.plot([], [], "--", color="0.3", linewidth=1.2, label="proved (B5)")
+    ax.plot([], [], "-", color="0.3", label="worst law found")
+    ax.axhline(1, color="0.3", linestyle=":", linewidth=1)
+    ax.set_xscale("log")
+    ax.set_ylim(0, None)
+    plain_log_ticks(ax.xaxis)
+    ax.set_xlabel("CDNV V")
+    ax.set_ylabel("two-class error / (4V / (1 + 4V))")
+    return ax
+
+
+def tightness(table: pd.DataFrame, names: dict[str, str], *, ax: Axes) -> Axes:
+    """Largest measured error over its bound that a search found, against the number of shots; 1 is attained.
+
+    Args:
+        table: bound, shot, ratio.
+        names: bound -> label.
+        ax: where to draw.
+    """
+    for bound, label in names.items():
+        line = table[table["bound"] == bound].sort_values("shot")
+        ax.plot(line["shot"], line["ratio"], "o-", color=BOUND_COLOURS.get(bound, "0.3"), label=label)
+    ax.axhline(1, color="0.3", linestyle="--", linewidth=1)
+    ax.set_xscale("log")
+    shots = sorted(table["shot"].unique())
+    ax.set_xticks(shots, [str(n) for n in shots])
+    ax.minorticks_off()
+    ax.set_ylim(0, 1.05)
+    ax.set_xlabel("shots n")
+    ax.set_ylabel("largest error / bound found")
     return ax
 
 

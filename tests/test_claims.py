@@ -118,3 +118,20 @@ def test_every_claim_says_where_it_is_made():
 def test_unknown_claim():
     with pytest.raises(ValueError, match="did you mean 'new_classes'"):
         claims.judge(["new_clases"], pd.DataFrame())
+
+
+def test_directional_predicts_needs_resamples_and_a_clear_gain():
+    rng = np.random.default_rng(0)
+
+    def table(gain, n=100):
+        rho = 0.8 + 0.01 * rng.standard_normal(n)
+        return pd.DataFrame({"shot": 5, "cdnv": rho, "directional": rho + gain + 0.01 * rng.standard_normal(n)})
+
+    def verdict(frame):
+        return claims.judge(["directional_predicts"], frame)["verdict"][0]
+
+    assert verdict(table(0.1)) == claims.HOLDS
+    assert verdict(table(-0.1)) == claims.FAILS
+    assert verdict(table(0.0)) == claims.OPEN
+    assert verdict(table(0.1, n=20)) == claims.OPEN
+    assert verdict(pd.DataFrame({"cdnv": [1.0]})) == claims.OPEN

@@ -13,6 +13,7 @@ from papermill.inspection import inspect_notebook
 from ncbook.experiment import Experiment
 
 NOTEBOOKS = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
+APPENDICES = ["proofs", "tightness"]
 OWN = {"04_few_shot_bound": {"shot"}}  # parameters that are not the experiment's
 
 
@@ -28,12 +29,13 @@ def test_parameters_are_those_of_an_experiment(root, name):
     Experiment(**{key: value for key, value in parameters.items() if key not in OWN.get(name, set())})
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *(f"appendix/{name}" for name in APPENDICES)])
 def test_anatomy(root, name):
     notebook = nbformat.read(path(root, name), as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
-    assert prose[0].source.startswith(f"# {name[:2]} · ") and "**Question.**" in prose[0].source
+    number = "Appendix" if name.startswith("appendix/") else name[:2]
+    assert prose[0].source.startswith(f"# {number} · ") and "**Question.**" in prose[0].source
     assert code[0].metadata.tags == ["parameters"] and "check_parameters()" in code[1].source
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     lines = sorted(len(cell.source.splitlines()) for cell in code)

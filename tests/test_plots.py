@@ -60,6 +60,22 @@ def test_errors_and_bounds(ax):
     assert ax.get_xscale() == ax.get_yscale() == "log"
 
 
+def test_worst_errors_are_drawn_between_what_was_found_and_what_is_proved(ax):
+    frontier = pd.DataFrame({"shot": [1, 1, 5, 5], "cdnv": [0.01, 1.0] * 2, "error": 0.03, "proved": 0.06})
+    plots.worst_errors(frontier, ax=ax)
+    solid = next(line for line in ax.get_lines() if line.get_label() == "n = 1")
+    assert solid.get_ydata()[1] == pytest.approx(0.03 / (4 / 5))
+    dashed = [line for line in ax.get_lines() if line.get_linestyle() == "--" and len(line.get_ydata())]
+    assert [list(line.get_ydata()) for line in dashed] == [[pytest.approx(0.06 / (0.04 / 1.04)), 0.075]] * 2
+
+
+def test_tightness_has_a_line_for_each_bound(ax):
+    table = pd.DataFrame({"bound": ["b1", "b1", "b3"], "shot": [1, 5, 1], "ratio": [0.5, 0.8, 1.0]})
+    plots.tightness(table, {"b1": "B1", "b3": "B3"}, ax=ax)
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.get_lines()}
+    assert drawn["B1"] == [0.5, 0.8] and drawn["B3"] == [1.0]
+
+
 def test_figures_are_written_only_where_asked(tmp_path, monkeypatch, tiny_run, ax):
     monkeypatch.delenv("NCBOOK_FIGURES", raising=False)
     plots.save(ax.figure, "x", tiny_run.history)

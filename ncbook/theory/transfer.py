@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_at_least, check_cdnv, check_share, check_shot
-from .bounds import cdnv_bound
+from .quadratic import quadratic_bound
 
 
 def new_samples_bound(cdnv, *, mean_error, variance_gain, distance, sample_distance):
@@ -170,8 +170,8 @@ class CombinedBound:
 
     Attributes:
         leading: (k-1) m/(m-n) (1+1/n) Avg V: what the constant of the two-class bound multiplies.
-        proved: (k-1) Avg of `cdnv_bound` with its pool: for a fixed f, in the mean over the draw of the samples, it
-            bounds the error of tasks made of these classes, all constants known.
+        proved: (k-1) Avg of `quadratic_bound` with its pool: for a fixed f, in the mean over the draw of the samples,
+            it bounds the error of tasks made of these classes, all constants known.
         class_term: (k-1) sqrt(q ln l) / (sqrt(l) Lambda), to be multiplied by an *unknown* constant times C(f).
         sample_term: n sqrt(q) / (sqrt(m) Lambda), likewise. The slides print n; a later text by an author prints n^2.
         unknown: what no source at hand states.
@@ -206,7 +206,7 @@ def combined_bound(
         + O\Bigl(\frac{C(f)\,n\sqrt q}{\sqrt m\,\Lambda}\Bigr)
 
     The complexity terms have constants that no source at hand states, so they are returned as rates, not as numbers
-    that could be compared with an error. What *is* proved is the part for a fixed f: pairs by B1 over left-over
+    that could be compared with an error. What *is* proved is the part for a fixed f: pairs by B5 over left-over
     samples, k classes by the union bound. It is about tasks made of the l classes at hand; for new classes add (k-1)
     times `new_classes_half_width`, and for an f that was trained on these samples nothing is proved here.
 
@@ -239,7 +239,7 @@ def combined_bound(
     pairs = cdnv[~cdnv.isnan()]
     return CombinedBound(
         leading=(way - 1) * factor * (1 + 1 / shot) * float(pairs.mean()),
-        proved=(way - 1) * float(cdnv_bound(pairs, shot, pool=samples).mean()),
+        proved=(way - 1) * float(quadratic_bound(pairs, shot, pool=samples).mean()),
         class_term=(way - 1) * math.sqrt(depth * math.log(n_classes) / n_classes) / min_distance,
         sample_term=shot * math.sqrt(depth / samples) / min_distance,
     )
