@@ -24,8 +24,8 @@ class Conv4(nn.Sequential):
                 nn.Sequential(
                     nn.Conv2d(channels, width, kernel_size=3, padding=1),
                     nn.BatchNorm2d(width),
+                    nn.MaxPool2d(2),  # before ReLU: the same numbers, and ReLU has a quarter of them to do
                     nn.ReLU(inplace=True),
-                    nn.MaxPool2d(2),
                 ),
             )
             channels = width

@@ -245,6 +245,7 @@ class _Training:
             momentum=e.momentum,
             weight_decay=e.weight_decay,
             nesterov=e.momentum > 0,
+            fused=True,
         )
         self.parts = {"backbone": self.backbone, "objective": self.objective}
 
