@@ -25,12 +25,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "plots",
         "progress",
         "runs",
+        "sweeps",
         "theory",
         "training",
     ],
     submod_attrs={
         "experiment": ["Experiment", "ParameterError", "check_parameters"],
         "runs": ["Run"],
+        "sweeps": ["sweep"],
         "training": ["train"],
     },
 )

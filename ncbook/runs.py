@@ -2,21 +2,28 @@
 
     <runs_dir>/<experiment key>-<fingerprint of the pixels>/
         config.json               the experiment, what "auto" became, versions, hardware
-        history.csv               tidy: epoch, step, split, metric, value
-        epoch-000012.safetensors  weights of f and of its head, for each measured epoch
-        resume.safetensors        weights and optimiser at the last checkpoint; gone when finished
+        epoch-000012.safetensors  of each measured epoch: weights of f and of its head, and all that was measured
+        history.csv               what was measured, for people: tidy, epoch, step, split, metric, value
+        resume.safetensors        the last checkpoint, anywhere in an epoch; gone when finished
+        resume-before.safetensors the one before it, in case that is damaged
         log.csv                   epoch, seconds: what a seed does not determine
         finished.json             written last
+    <the same>.lock, .holder      held while a process trains it, and who that is
 
+Every file that numbers are read from carries a checksum (`_files`); `Run.history` reads the epochs' files.
 `training` writes through the functions here; notebooks read through `Run`. No training happens here.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import platform
+import shutil
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import filelock
@@ -24,14 +31,13 @@ import numpy as np
 import pandas as pd
 import platformdirs
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ncbook
 from ncbook import backbones, datasets, objectives
+from ncbook._files import DamagedFileError, make_folder, read_about, read_json, read_tensors, replace, storage_error
 from ncbook.datasets.facts import options_for
-from ncbook.experiment import Experiment, nearest
+from ncbook.experiment import SCHEMA, Experiment, nearest
 
 SPLITS = ("source_train", "source_test", "novel", "validation")
 HISTORY_COLUMNS = ["epoch", "step", "split", "metric", "value"]
@@ -71,32 +77,9 @@ def load_splits(experiment: Experiment) -> "datasets.ClassSplit":
     )
 
 
-def _write(path: Path, write) -> None:
-    """Let ``write(temporary)`` make a file, then put it in place of ``path`` in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file in one step."""
-    _write(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
-
-
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], **metadata: int | str) -> None:
-    """Write named tensors as one safetensors file in one step."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _write(path, lambda p: save_file(held, p, {key: str(value) for key, value in metadata.items()}))
-
-
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a frame as CSV in one step; floats keep all their digits."""
-    _write(path, lambda p: frame.to_csv(p, index=False))
+    replace(path, lambda p: frame.to_csv(p, index=False))
 
 
 def weights_path(directory: Path, epoch: int) -> Path:
@@ -110,10 +93,55 @@ def locate(experiment: Experiment, runs_dir: str | os.PathLike | None = None) ->
     return base / f"{experiment.key}-{load_images(experiment).fingerprint[:12]}"
 
 
-def lock(directory: Path) -> filelock.FileLock:
-    """A lock beside a run's folder: one process trains it, the others wait."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(directory.with_name(directory.name + ".lock"))
+class Lock:
+    """Held by the one process that trains a run; another one waits, and says for whom.
+
+    The operating system lets go of it when its holder dies, however that happens.
+    """
+
+    def __init__(self, directory: Path):
+        self._lock = filelock.FileLock(directory.with_name(directory.name + ".lock"))
+        self._holder = directory.with_name(directory.name + ".holder")
+
+    def __enter__(self):
+        make_folder(self._holder.parent)
+        try:
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                print(f"waiting: this run is being trained by {self.holder()}", file=sys.stderr, flush=True)
+                self._lock.acquire()
+        except OSError as error:
+            raise storage_error(error, self._holder) from error
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        text = f"process {os.getpid()} on {platform.node()}, since {since}"
+        try:
+            replace(self._holder, lambda p: p.write_text(text, encoding="utf-8"))
+        except OSError:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._holder.unlink(missing_ok=True)
+        self._lock.release()
+
+    def holder(self) -> str:
+        """Who holds it, in words."""
+        try:
+            return self._holder.read_text(encoding="utf-8")
+        except OSError:
+            return "another process"
+
+    def held(self) -> bool:
+        """Whether somebody holds it just now."""
+        if not Path(self._lock.lock_file).is_file():
+            return False
+        try:
+            with self._lock.acquire(timeout=0):
+                return False
+        except (filelock.Timeout, OSError):
+            return True
 
 
 def environment() -> dict:
@@ -191,6 +219,8 @@ class Run:
 
     Raises:
         FileNotFoundError: there is no run in that folder.
+        DamagedFileError: its config was cut short or altered.
+        ValueError: it was written by a version of the package with another layout.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -198,7 +228,13 @@ class Run:
         path = self.directory / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"no run in {self.directory}: config.json is missing")
-        self.config: dict = json.loads(path.read_text(encoding="utf-8"))
+        self.config: dict = read_json(path)
+        if self.config.get("schema") != SCHEMA:
+            version = self.config.get("environment", {}).get("versions", {}).get("ncbook", "unknown")
+            raise ValueError(
+                f"the run in {self.directory} was written by ncbook {version} in layout {self.config.get('schema')}; "
+                f"this version reads layout {SCHEMA}: train it anew, or read it with that version"
+            )
         self.experiment = Experiment(**self.config["experiment"])
 
     def __repr__(self) -> str:
@@ -213,11 +249,37 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """Every measurement, tidy: epoch, step, split, metric, value; only what a seed determines."""
+        """Every measurement, tidy: epoch, step, split, metric, value; only what a seed determines.
+
+        Read from the epochs' files; a history.csv that says otherwise is written anew, with a warning.
+
+        Raises:
+            DamagedFileError: an epoch's file is damaged.
+        """
+        rows = []
+        for epoch in self.epochs_kept:
+            about = read_about(weights_path(self.directory, epoch))
+            rows += [(epoch, about["step"], *row) for row in about["measured"]]
+        frame = pd.DataFrame(rows, columns=HISTORY_COLUMNS)
         path = self.directory / "history.csv"
-        if not path.is_file():
-            return pd.DataFrame(columns=HISTORY_COLUMNS)
-        return pd.read_csv(path)
+        if self.finished and not (path.is_file() and path.read_text(encoding="utf-8") == frame.to_csv(index=False)):
+            warnings.warn(f"{path} is not what was measured, and is written anew", stacklevel=2)
+            with contextlib.suppress(OSError):  # a folder that is read-only: the numbers returned are right
+                write_csv(path, frame)
+        return frame
+
+    def verify(self) -> None:
+        """Check every file of a finished run against its checksum; each once per process.
+
+        Raises:
+            DamagedFileError: naming the file.
+        """
+        read_json(self.directory / "finished.json")
+        for epoch in self.config["measured_epochs"]:
+            path = weights_path(self.directory, epoch)
+            if not path.is_file():
+                raise DamagedFileError(f"{path} is missing")
+            read_tensors(path)
 
     @property
     def epochs_kept(self) -> list[int]:
@@ -247,7 +309,7 @@ class Run:
         if epoch not in kept:
             raise ValueError(f"epoch={epoch!r} was not kept; kept: {', '.join(map(str, kept))}")
         prefix = part + "."
-        tensors = load_file(weights_path(self.directory, epoch))
+        tensors = read_tensors(weights_path(self.directory, epoch))
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     def model(self, epoch: int | None = None) -> nn.Module:
@@ -295,7 +357,7 @@ class Run:
             ValueError: unknown split or layer, or an epoch whose weights were not kept.
         """
         if split not in SPLITS:
-            raise ValueError(f"split={split!r} is unknown; {nearest(split, list(SPLITS))}")
+            raise ValueError(f"split={split!r} is unknown; {nearest(split, [*SPLITS])}")
         names = backbones.layers(self.experiment.backbone)
         if layer is not None and layer not in names:
             raise ValueError(f"layer={layer!r} is unknown; {nearest(layer, names)}")
@@ -307,12 +369,6 @@ class Run:
     def logits(self, split: str, epoch: int | None = None) -> torch.Tensor:
         """Scores of the source classes [N, C] for the samples of a split."""
         return self.objective(epoch).logits(self.features(split, epoch)[0])
-
-
-def resume_metadata(path: Path) -> dict[str, str]:
-    """What was written beside the tensors of a checkpoint."""
-    with safe_open(path, framework="pt") as checkpoint:
-        return checkpoint.metadata()
 
 
 def describe(experiment: Experiment) -> dict:
@@ -328,3 +384,79 @@ def derived_seed(*parts: int | str) -> int:
     """
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def set_aside(directory: Path) -> Path:
+    """Rename a damaged run's folder, in place of what was set aside before; returns the new name."""
+    aside = directory.with_name(directory.name + ".damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    directory.rename(aside)
+    return aside
+
+
+def list(runs_dir: str | os.PathLike | None = None) -> pd.DataFrame:
+    """All runs of a folder.
+
+    Args:
+        runs_dir: folder of all runs; None: NCBOOK_RUNS, else a folder in the user's cache.
+
+    Returns:
+        One row a run: directory, state ("finished", "training", "interrupted", "unreadable"), epochs_done, epochs,
+        seconds, megabytes, and the experiment's fields. Give a selection of its rows to `remove`.
+    """
+    base = default_runs_dir() if runs_dir is None else Path(runs_dir).expanduser().absolute()
+    rows = []
+    for path in sorted(base.glob("*/config.json")) if base.is_dir() else ():
+        directory = path.parent
+        size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file()) / 1e6
+        row = {"directory": str(directory), "state": "unreadable", "megabytes": round(size, 2)}
+        try:
+            run = Run(directory)
+            row |= {"epochs_done": max(run.epochs_kept, default=0), "epochs": run.config["epochs"]}
+            row |= {"seconds": read_json(directory / "finished.json")["seconds"] if run.finished else np.nan}
+            row |= describe(run.experiment)
+            row["state"] = "finished" if run.finished else "training" if Lock(directory).held() else "interrupted"
+        except (ValueError, TypeError, KeyError):
+            pass  # damaged, or of another version: listed, so that it can be removed
+        rows.append(row)
+    first = ["directory", "state", "epochs_done", "epochs", "seconds", "megabytes"]
+    frame = pd.DataFrame(rows, columns=None if rows else first)
+    return frame[[*first, *(name for name in frame.columns if name not in first)]] if rows else frame
+
+
+def remove(rows: pd.DataFrame) -> float:
+    """Delete runs.
+
+    Args:
+        rows: rows of `list`, such as ``runs.list().query("state == 'interrupted'")``.
+
+    Returns:
+        Megabytes that were freed.
+
+    Raises:
+        ValueError: rows without a directory, or a run that is being trained; then nothing is deleted.
+    """
+    if "directory" not in rows:
+        raise ValueError(f"rows has columns {[*rows.columns]}; allowed: rows of ncbook.runs.list()")
+    directories = [Path(path) for path in rows["directory"]]
+    for directory in directories:
+        if not (directory / "config.json").is_file():
+            raise ValueError(f"no run in {directory}: config.json is missing")
+        if Lock(directory).held():
+            raise ValueError(f"the run in {directory} is being trained by {Lock(directory).holder()}")
+    freed = 0.0
+    for directory in directories:
+        freed += sum(file.stat().st_size for file in directory.iterdir() if file.is_file()) / 1e6
+        shutil.rmtree(directory)
+        for left in (".lock", ".holder"):
+            directory.with_name(directory.name + left).unlink(missing_ok=True)
+    return round(freed, 2)
+
+
+def disk_space(runs_dir: str | os.PathLike | None = None) -> str:
+    """A line: how many runs there are, how much they take, and how much room is left."""
+    base = default_runs_dir() if runs_dir is None else Path(runs_dir).expanduser().absolute()
+    table = list(base)
+    there = next((folder for folder in (base, *base.parents) if folder.is_dir()), Path("/"))
+    free = shutil.disk_usage(there).free / 1e9
+    return f"{len(table)} runs, {table['megabytes'].sum():.1f} MB in {base}; {free:.1f} GB free"

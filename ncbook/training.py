@@ -1,8 +1,8 @@
 """The one training loop: device, precision, augmentation on the device, schedule, when to measure.
 
 `train` finds, continues or starts the run of an experiment. Metrics are `collapse` and `fewshot`; files are
-`runs`. The order of samples and the augmentation of an epoch come from generators seeded by (seed, epoch), so a
-run continued at an epoch's boundary gives the numbers of an uninterrupted one.
+`runs`. The order of samples and the augmentation of an epoch come from generators seeded by (seed, epoch); a checkpoint
+within an epoch holds their states, so a run continued anywhere gives the bits of an uninterrupted one.
 """
 
 import contextlib
@@ -17,19 +17,22 @@ import torch
 from torch.nn import functional as F
 
 from ncbook import backbones, collapse, fewshot, objectives, runs
+from ncbook._files import DamagedFileError, make_folder, read_about, read_tensors, write_json, write_tensors
+from ncbook._signals import Held
 from ncbook.datasets.facts import FACTS
-from ncbook.experiment import Experiment
+from ncbook.experiment import SCHEMA, Experiment
 from ncbook.progress import Progress
 from ncbook.runs import Run
 
-CHECKPOINT_SECONDS = 30  # at most this much work is lost between two measurements
+CHECKPOINT_SECONDS = 30  # at most this much work is lost
+EXPLODED = 1000  # times the loss of guessing
 MEASURED_EPISODES = 2_000
 MEASURED_QUERY = 15
 HEADS = {"ncc": "accuracy", "ridge": "ridge_accuracy"}  # head -> name in the history
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a finite number, or the network gives every image the same features."""
+    """The loss is not a finite number or has exploded, or the network gives every image the same features."""
 
 
 def train(experiment: Experiment, *, runs_dir: str | os.PathLike | None = None, device: str = "auto") -> Run:
@@ -43,19 +46,44 @@ def train(experiment: Experiment, *, runs_dir: str | os.PathLike | None = None, 
     Returns:
         The finished run.
 
+    A damaged run is trained anew, with a warning that names the file. While another process trains the same run, this
+    one waits. The stop button (KeyboardInterrupt) and SIGTERM take effect after the current step, with a checkpoint.
+
     Raises:
         TypeError: ``experiment`` is not an `Experiment`.
-        DivergedError: the loss became NaN or infinite; the last checkpoint is kept.
+        DivergedError: the loss became NaN, infinite or huge; the last checkpoint is kept.
+        StorageError: the folder is full or cannot be written to; what was in it is kept.
     """
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment is of type {type(experiment).__name__}; allowed: ncbook.Experiment")
     directory = runs.locate(experiment, runs_dir)
-    if (directory / "finished.json").is_file():
-        return Run(directory)
-    with runs.lock(directory):
-        if not (directory / "finished.json").is_file():  # another process may have finished it meanwhile
+    if run := _found(directory):
+        return run
+    with runs.Lock(directory):
+        run = _found(directory)  # another process may have finished it meanwhile
+        if run is None:
             _Training(experiment, directory, runs.resolve_device(device)).fit()
-    return Run(directory)
+            run = Run(directory)
+    return run
+
+
+def _found(directory: Path) -> Run | None:
+    """The finished, undamaged run in that folder."""
+    if not (directory / "finished.json").is_file():
+        return None
+    try:
+        run = Run(directory)
+        run.verify()
+    except DamagedFileError:
+        return None
+    _drop_checkpoints(directory)  # a process that died between its last two acts left them
+    return run
+
+
+def _drop_checkpoints(directory: Path) -> None:
+    for name in ("resume.safetensors", "resume-before.safetensors"):
+        with contextlib.suppress(OSError):  # a read-only folder: they do no harm
+            (directory / name).unlink(missing_ok=True)
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -198,30 +226,48 @@ class _Training:
 
     def fit(self) -> None:
         """Train from the last checkpoint, or from the beginning, to the end."""
-        config_path = self.directory / "config.json"
-        if config_path.is_file():  # an interrupted run keeps the precision and the threads it began with
-            self.config = Run(self.directory).config
-        else:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.config = self._new_config()
-            runs.write_json(config_path, self.config)
+        make_folder(self.directory)
+        self.config = self._config()
         threads = torch.get_num_threads()
         torch.set_num_threads(self.config["threads"])
+        devices = [self.device] if self.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+            with torch.random.fork_rng(devices=devices):  # the caller's random numbers stay as they were
                 self._fit()
         finally:
             torch.set_num_threads(threads)
 
+    def _config(self) -> dict:
+        """That of the interrupted run, which keeps its precision and threads, or a new one, written."""
+        try:
+            config = Run(self.directory).config
+            for epoch in Run(self.directory).epochs_kept:
+                read_tensors(runs.weights_path(self.directory, epoch))
+            return config
+        except FileNotFoundError:
+            pass
+        except (DamagedFileError, ValueError) as error:
+            aside = runs.set_aside(self.directory)
+            warnings.warn(f"{error}; the run is trained anew, the old folder is now {aside.name}", stacklevel=4)
+            make_folder(self.directory)
+        config = self._new_config()
+        write_json(self.directory / "config.json", config)
+        return config
+
     def _new_config(self) -> dict:
         source = self.splits.source_train
+        with torch.device("meta"):
+            shape = source.images.shape[1], source.images.shape[-1]
+            feature_dim = backbones.build(self.experiment.backbone, *shape).feature_dim
         return {
+            "schema": SCHEMA,
             "experiment": runs.describe(self.experiment),
             "epochs": self.epochs,
             "steps_per_epoch": self.steps_per_epoch,
             "measured_epochs": self.measured,
             "image_shape": list(source.images.shape[1:]),
             "source_samples": len(source.labels),
+            "feature_dim": feature_dim,
             "fingerprint": runs.load_images(self.experiment).fingerprint,
             "precision": str(resolve_precision(self.experiment.precision, self.device)).removeprefix("torch."),
             "device": str(self.device),
@@ -234,7 +280,6 @@ class _Training:
         torch.manual_seed(runs.derived_seed(e.seed, "weights"))
         channels, size = self.splits.source_train.images.shape[1], self.splits.source_train.images.shape[-1]
         self.backbone = backbones.build(e.backbone, channels, size)
-        self.config["feature_dim"] = self.backbone.feature_dim
         self.objective = objectives.build(e.objective, self.backbone.feature_dim, e.n_source)
         self.backbone.to(self.device, memory_format=torch.channels_last)
         self.objective.to(self.device)
@@ -251,34 +296,35 @@ class _Training:
 
     def _fit(self) -> None:
         self._build()
-        runs.write_json(self.directory / "config.json", self.config)
-        self.history: list[dict] = []
+        self.measurements = self._measurements()
         self.seconds: list[dict] = []
-        begin = self._restore() if (self.directory / "resume.safetensors").is_file() else 0
+        self.start = self.saved = time.monotonic()
+        if set(self.measured) <= set(self.measurements) and not (self.directory / "resume.safetensors").is_file():
+            return self._finish()  # only the last mark was lost
+        begin, self.partial = self._restore()  # epochs done, and the state within the next one
         images = self.splits.source_train.images.to(self.device)
         labels = self.splits.source_train.labels.to(self.device)
-        self.start = self.saved = time.monotonic()
-        if begin == 0:
-            self._measure(0)
         label = f"{self.experiment.dataset}, {self.experiment.n_source} source classes"
-        with Progress(self.steps, label, done=begin * self.steps_per_epoch) as bar:
+        with Held() as self.signals, Progress(self.steps, label, done=begin * self.steps_per_epoch) as bar:
+            if begin == 0 and self.partial is None:
+                self._measure(0)
             for epoch in range(begin + 1, self.epochs + 1):
                 loss = self._epoch(epoch, images, labels)
-                if not math.isfinite(loss):
-                    raise self._diverged(epoch, f"the loss is {loss}")
+                if not loss < EXPLODED * math.log(max(3, self.experiment.n_source)):
+                    raise self._diverged(epoch, f"the loss is {loss:.4g}")
                 if epoch in self.measured:
                     try:
                         self._measure(epoch)
                     except ValueError as error:  # features that no metric is defined on: a dead network
                         raise self._diverged(epoch, str(error)) from error
-                if epoch in self.measured or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
                     self._checkpoint(epoch)
                 bar.advance(self.steps_per_epoch, f"loss {loss:.3f}")
-        runs.write_json(
-            self.directory / "finished.json",
-            {"epochs": self.epochs, "seconds": time.monotonic() - self.start},
-        )
-        (self.directory / "resume.safetensors").unlink(missing_ok=True)
+        self._finish()
+
+    def _finish(self) -> None:
+        seconds = sum(row["seconds"] for row in self.seconds)
+        write_json(self.directory / "finished.json", {"epochs": self.epochs, "seconds": seconds})
+        _drop_checkpoints(self.directory)
 
     def _diverged(self, epoch: int, what: str) -> DivergedError:
         kept = Run(self.directory).epochs_kept[-1]
@@ -288,16 +334,21 @@ class _Training:
         )
 
     def _epoch(self, epoch: int, images: torch.Tensor, labels: torch.Tensor) -> float:
-        """One pass over the source training samples; the mean loss of its batches."""
+        """One pass over the source training samples, or what is left of it; the mean loss of its batches."""
         seed = runs.derived_seed(self.experiment.seed, "epoch", epoch)
         torch.manual_seed(seed)  # for layers that draw random numbers
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(self.device)
         noise = torch.Generator(self.device).manual_seed(seed)
-        total = torch.zeros((), device=self.device)
+        total, done = torch.zeros((), device=self.device), 0
+        if self.partial is not None:
+            total, done = self._set_state(self.partial, noise)
+            self.partial = None
         first = (epoch - 1) * self.steps_per_epoch
-        for step, batch in enumerate(order.tensor_split(self.steps_per_epoch), start=first):
+        batches = order.tensor_split(self.steps_per_epoch)
+        for step in range(done, self.steps_per_epoch):
+            batch = batches[step]
             rate = self.experiment.learning_rate * learning_rate_factor(
-                self.experiment.schedule, step / max(1, self.steps - 1)
+                self.experiment.schedule, (first + step) / max(1, self.steps - 1)
             )
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
@@ -305,7 +356,26 @@ class _Training:
             if self.experiment.augmentation == "affine":
                 pixels = affine(pixels, noise)
             total += self._step(pixels, labels[batch])
+            if self.signals.pending is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+                self._checkpoint(epoch - 1, step + 1, self._state(noise, total))
+                if self.signals.pending is not None:
+                    self.signals.deliver()
         return float(total) / self.steps_per_epoch  # the one wait for the device in an epoch
+
+    def _state(self, noise: torch.Generator, total: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What else than weights and momentum the rest of an epoch depends on."""
+        state = {"state.noise": noise.get_state(), "state.random": torch.get_rng_state(), "state.loss": total}
+        if self.device.type == "cuda":
+            state["state.cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def _set_state(self, state: dict, noise: torch.Generator) -> tuple[torch.Tensor, int]:
+        """Put it back; returns the sum of losses and the number of steps so far."""
+        noise.set_state(state["state.noise"])
+        torch.set_rng_state(state["state.random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["state.cuda"], self.device)
+        return state["state.loss"].to(self.device), state["step"]
 
     def _step(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         reduced = self.config["precision"] != "float32"
@@ -320,58 +390,86 @@ class _Training:
 
     @torch.no_grad()
     def _measure(self, epoch: int) -> None:
+        """Measure every split, and keep the numbers with the weights they belong to, in one file."""
         began = time.monotonic()
+        rows = []
         for split in runs.SPLITS:
             part = getattr(self.splits, split)
             if len(part.labels) == 0:
                 continue
             features = runs.extract(self.backbone, part.images)
             objective = self.objective if split.startswith("source") else None
-            for metric, value in measure(features, part.labels.to(self.device), objective).items():
-                row = {"epoch": epoch, "step": epoch * self.steps_per_epoch}
-                self.history.append({**row, "split": split, "metric": metric, "value": value})
+            found = measure(features, part.labels.to(self.device), objective)
+            rows += [(split, metric, value) for metric, value in found.items()]
         weights = self._named(lambda module: module.state_dict())
-        runs.write_tensors(runs.weights_path(self.directory, epoch), weights, epoch=epoch)
-        runs.write_csv(self.directory / "history.csv", pd.DataFrame(self.history, columns=runs.HISTORY_COLUMNS))
+        about = {"epoch": epoch, "step": epoch * self.steps_per_epoch, "measured": rows}
+        write_tensors(runs.weights_path(self.directory, epoch), weights, **about)
+        self.measurements[epoch] = about
         now = time.monotonic()
         self.seconds.append({"epoch": epoch, "seconds": now - self.start, "measuring": now - began})
+        self.start = now
+        runs.write_csv(self.directory / "history.csv", self._history())
         runs.write_csv(self.directory / "log.csv", pd.DataFrame(self.seconds))
+
+    def _measurements(self) -> dict[int, dict]:
+        """What was measured before this process began: epoch -> description of its file."""
+        kept = Run(self.directory).epochs_kept
+        return {epoch: read_about(runs.weights_path(self.directory, epoch)) for epoch in kept}
+
+    def _history(self) -> pd.DataFrame:
+        rows = [
+            (epoch, about["step"], *row)
+            for epoch, about in sorted(self.measurements.items())
+            for row in about["measured"]
+        ]
+        return pd.DataFrame(rows, columns=runs.HISTORY_COLUMNS)
 
     def _named(self, tensors_of) -> dict[str, torch.Tensor]:
         named = {part: tensors_of(module) for part, module in self.parts.items()}
         return {f"{part}.{name}": tensor for part, found in named.items() for name, tensor in found.items()}
 
-    def _checkpoint(self, epoch: int) -> None:
-        """Weights and momentum after an epoch: all that the rest of the run depends on."""
-        state = self._named(lambda module: module.state_dict())
+    def _checkpoint(self, epoch: int, step: int = 0, state: dict[str, torch.Tensor] | None = None) -> None:
+        """All that the rest of the run depends on, after ``epoch`` whole epochs and ``step`` steps of the next."""
+        tensors = self._named(lambda module: module.state_dict()) | (state or {})
         for name, parameter in self._named(lambda module: dict(module.named_parameters())).items():
             buffer = self.optimiser.state[parameter].get("momentum_buffer")
             if buffer is not None:
-                state[f"momentum.{name}"] = buffer
-        runs.write_tensors(self.directory / "resume.safetensors", state, epoch=epoch)
+                tensors[f"momentum.{name}"] = buffer
+        path = self.directory / "resume.safetensors"
+        if path.is_file():
+            path.replace(path.with_name("resume-before.safetensors"))
+        write_tensors(path, tensors, epoch=epoch, step=step)
         self.saved = time.monotonic()
 
-    def _restore(self) -> int:
-        """Read the last checkpoint back; returns its epoch."""
-        path = self.directory / "resume.safetensors"
-        epoch = int(runs.resume_metadata(path)["epoch"])
-        state = runs.load_file(path)
+    def _restore(self) -> tuple[int, dict | None]:
+        """Read the last checkpoint that is whole: epochs done, and the state within the next one, if any."""
+        for name in ("resume.safetensors", "resume-before.safetensors"):
+            path = self.directory / name
+            if not path.is_file():
+                continue
+            try:
+                about, tensors = read_about(path), read_tensors(path)
+            except DamagedFileError as error:
+                warnings.warn(f"{error}; an older state is used in its place", stacklevel=5)
+                continue
+            self._load(tensors)
+            log = self.directory / "log.csv"
+            self.seconds = pd.read_csv(log).to_dict("records") if log.is_file() else []
+            return about["epoch"], {**tensors, **about} if about["step"] else None
+        return 0, None
+
+    def _load(self, tensors: dict[str, torch.Tensor]) -> None:
         for part, module in self.parts.items():
             prefix = part + "."
             module.load_state_dict(
-                {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+                {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             )
         for name, parameter in self._named(lambda module: dict(module.named_parameters())).items():
-            if f"momentum.{name}" in state:
-                buffer = state[f"momentum.{name}"].to(self.device).to(memory_format=torch.preserve_format)
+            if f"momentum.{name}" in tensors:
+                buffer = tensors[f"momentum.{name}"].to(self.device)
                 self.optimiser.state[parameter]["momentum_buffer"] = buffer.contiguous(
                     memory_format=_format_of(parameter)
                 )
-        history = Run(self.directory).history
-        self.history = history[history["epoch"] <= epoch].to_dict("records")
-        log = self.directory / "log.csv"
-        self.seconds = pd.read_csv(log).to_dict("records") if log.is_file() else []
-        return epoch
 
 
 def _format_of(parameter: torch.Tensor) -> torch.memory_format:

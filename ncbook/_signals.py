@@ -1,0 +1,47 @@
+"""The stop button and SIGTERM, held back until a computation is at a place where it can stop.
+
+Used by `training`. Does nothing outside the main thread, where Python delivers no signals.
+"""
+
+import signal
+import threading
+
+
+class Held:
+    """Context in which SIGINT and SIGTERM are remembered instead of acted upon; a second one acts at once.
+
+    Attributes:
+        pending: number of the signal that came, or None.
+    """
+
+    def __init__(self):
+        self.pending: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not None:  # None: installed from C, and cannot be put back
+                    self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, kind, *_):
+        self._put_back()
+        if self.pending is not None and kind is None:  # it came after the last place to stop
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Let the signal that came do what it does without us: KeyboardInterrupt, or the end of the process."""
+        self._put_back()
+        number, self.pending = self.pending, None
+        if number is not None:
+            signal.raise_signal(number)
+
+    def _remember(self, number, frame) -> None:
+        if self.pending is not None:
+            self.deliver()
+        self.pending = number
+
+    def _put_back(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())

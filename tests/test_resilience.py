@@ -1,0 +1,264 @@
+"""Runs that are killed, damaged, interrupted, or asked for twice."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import ncbook
+from ncbook import _files, runs, training
+from ncbook._files import DamagedFileError, StorageError
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(training, "MEASURED_EPISODES", 50)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return ncbook.Experiment(n_source=4, n_novel=5, epochs=3, batch_size=16, measurements=3, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "MEASURED_EPISODES", 50)
+        return ncbook.train(small, runs_dir=tmp_path_factory.mktemp("whole"))
+
+
+def assert_same(run, whole):
+    pd.testing.assert_frame_equal(run.history, whole.history, check_exact=True)
+    assert run.epochs_kept == whole.epochs_kept and run.finished
+    for epoch in run.epochs_kept:
+        for part in ("model", "objective"):
+            expected = getattr(whole, part)(epoch).state_dict()
+            for name, tensor in getattr(run, part)(epoch).state_dict().items():
+                assert torch.equal(tensor, expected[name]), (epoch, name)
+
+
+@pytest.mark.parametrize("mode", ["writes", "moments", "signals"])
+def test_killed_processes_lose_nothing_that_matters(root, tmp_path, mode):
+    """SIGKILL at every call that changes the disk, and at random moments; SIGTERM after a step. In a process apart."""
+    command = [sys.executable, str(root / "tests" / "kill_harness.py"), str(tmp_path), mode]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills = int(done.stdout.split()[0])
+    assert kills >= {"writes": 34, "moments": 10, "signals": 6}[mode]
+
+
+def stop_at(monkeypatch, number, act):
+    """Act after the n-th step from now on."""
+    step, count = training._Training._step, 0
+
+    def counted(self, *arguments):
+        nonlocal count
+        loss = step(self, *arguments)
+        count += 1
+        if count == number:
+            act()
+        return loss
+
+    monkeypatch.setattr(training._Training, "_step", counted)
+
+
+def test_the_stop_button_saves_a_checkpoint_and_leaves_everything_usable(small, whole, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ncbook.train(small, runs_dir=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    about = _files.read_about(next(tmp_path.glob("*/resume.safetensors")))
+    assert (about["epoch"], about["step"]) == (1, 2)  # four steps an epoch
+    steps = []
+    step = training._Training._step
+    monkeypatch.setattr(training._Training, "_step", lambda s, *a: steps.append(1) or step(s, *a))
+    assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+    assert len(steps) == 3 * 4 - 6
+
+
+def test_a_second_stop_acts_at_once(small, tmp_path, monkeypatch):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    stop_at(monkeypatch, 3, twice)
+    with pytest.raises(KeyboardInterrupt):
+        ncbook.train(small, runs_dir=tmp_path)
+    assert not list(tmp_path.glob("*/resume.safetensors"))
+
+
+def test_signals_are_left_alone_outside_the_main_thread(small, whole, tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(ncbook.train(small, runs_dir=tmp_path)))
+    thread.start()
+    thread.join()
+    assert_same(found[0], whole)
+
+
+def spoil(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        content = content[: len(content) // 2]
+    elif how == "emptied":
+        content = b""
+    else:
+        content[-7] ^= 0b100  # one bit, near the end: in the numbers
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "altered"])
+@pytest.mark.parametrize("file", ["config.json", "epoch-000002.safetensors", "history.csv", "finished.json"])
+def test_damage_of_a_finished_run_is_noticed(small, whole, tmp_path, file, how):
+    run = ncbook.train(small, runs_dir=tmp_path)
+    spoil(run.directory / file, how)
+    if file == "history.csv":
+        with pytest.warns(UserWarning, match=r"history\.csv is not what was measured"):
+            pd.testing.assert_frame_equal(ncbook.Run(run.directory).history, whole.history, check_exact=True)
+    elif file == "finished.json":
+        pass
+    else:
+        with pytest.raises(DamagedFileError, match=file.replace(".", r"\.")):
+            ncbook.Run(run.directory).model(2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        again = ncbook.train(small, runs_dir=tmp_path)
+    assert_same(again, whole)
+    if file in ("config.json", "epoch-000002.safetensors"):
+        assert any("trained anew" in str(w.message) and file in str(w.message) for w in caught)
+        assert again.directory.with_name(again.directory.name + ".damaged").is_dir()
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(small, whole, tmp_path, monkeypatch, both):
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ncbook.train(small, runs_dir=tmp_path)
+    (directory,) = (path.parent for path in tmp_path.glob("*/config.json"))
+    for name in ("resume.safetensors", "resume-before.safetensors")[: 1 + both]:
+        spoil(directory / name, "altered")
+    with pytest.warns(UserWarning, match="older state"):
+        assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+def test_another_layout_is_refused_by_name(small, whole, tmp_path):
+    run = ncbook.train(small, runs_dir=tmp_path)
+    content = {key: value for key, value in run.config.items()} | {"schema": 1}
+    _files.write_json(run.directory / "config.json", content)
+    with pytest.raises(ValueError, match=r"written by ncbook .* in layout 1; this version reads layout"):
+        ncbook.Run(run.directory)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 9, 12])
+def test_a_full_disk_is_named_and_what_was_there_is_kept(small, whole, tmp_path, monkeypatch, number):
+    fsync, count = os.fsync, 0
+
+    def full(handle):
+        nonlocal count
+        count += 1
+        if count >= number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(StorageError, match=r"could not be written in .*make room.*NCBOOK_RUNS") as raised:
+            ncbook.train(small, runs_dir=tmp_path)
+    assert raised.value.errno == errno.ENOSPC
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "a half-written file was left"
+    assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+def test_a_folder_that_cannot_be_made_is_named(small, tmp_path, monkeypatch):
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(StorageError, match="choose another folder by runs_dir"):
+        ncbook.train(small, runs_dir=tmp_path / "new")
+
+
+def test_a_second_process_waits_and_names_the_holder(small, whole, tmp_path, capsys):
+    directory = runs.locate(small, tmp_path)
+    found = []
+    with runs.Lock(directory):
+        thread = threading.Thread(target=lambda: found.append(ncbook.train(small, runs_dir=tmp_path)))
+        thread.start()
+        thread.join(timeout=2)
+        assert thread.is_alive() and not found
+        assert runs.Lock(directory).held()
+    thread.join()
+    assert_same(found[0], whole)
+    assert f"being trained by process {os.getpid()} on " in capsys.readouterr().err
+    assert not runs.Lock(directory).held()
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(small, whole, tmp_path):
+    directory = runs.locate(small, tmp_path)
+    code = (
+        f"import os, pathlib; from ncbook import runs; runs.Lock(pathlib.Path({str(directory)!r})).__enter__();"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert directory.with_name(directory.name + ".holder").is_file()
+    assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+def test_a_huge_but_finite_loss_is_a_diverged_run(small, tmp_path, monkeypatch):
+    step = training._Training._step
+    monkeypatch.setattr(training._Training, "_step", lambda s, *a: step(s, *a) + 1e9)
+    for _ in range(2):  # asked again, the same answer
+        with pytest.raises(training.DivergedError, match=r"the loss is 1e\+09 after epoch 1 of 3.*learning_rate below"):
+            ncbook.train(small, runs_dir=tmp_path)
+
+
+def test_list_and_remove(small, whole, tmp_path, monkeypatch):
+    assert len(runs.list(tmp_path)) == 0 and "0 runs" in runs.disk_space(tmp_path)
+    ncbook.train(small, runs_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ncbook.train(small.replace(seed=1), runs_dir=tmp_path)
+    damaged = ncbook.train(small.replace(seed=2), runs_dir=tmp_path)
+    spoil(damaged.directory / "config.json", "cut")
+    table = runs.list(tmp_path)
+    assert sorted(table["state"]) == ["finished", "interrupted", "unreadable"]
+    row = table.query("state == 'finished'").iloc[0]
+    assert row["epochs"] == row["epochs_done"] == 3 and row["seconds"] > 0 and row["n_source"] == 4
+    assert table.query("state == 'interrupted'").iloc[0]["epochs_done"] == 0
+    assert table["megabytes"].min() > 0.4 and "3 runs" in runs.disk_space(tmp_path)
+
+    interrupted = table.query("state == 'interrupted'")
+    with runs.Lock(Path(interrupted.iloc[0]["directory"])):
+        assert "training" in set(runs.list(tmp_path)["state"])
+        with pytest.raises(ValueError, match="is being trained by process"):
+            runs.remove(interrupted)
+    assert runs.remove(interrupted) == pytest.approx(float(interrupted.iloc[0]["megabytes"]), abs=0.02)
+    assert sorted(runs.list(tmp_path)["state"]) == ["finished", "unreadable"]
+    with pytest.raises(ValueError, match="rows of ncbook"):
+        runs.remove(pd.DataFrame({"x": [1]}))
+
+
+def test_json_with_numbers_of_all_kinds_survives(tmp_path):
+    content = {"a": [0.1, 1e-300, None, True], "b": {"ü": "x"}}
+    _files.write_json(tmp_path / "x.json", content)
+    assert _files.read_json(tmp_path / "x.json") == content
+    text = json.loads((tmp_path / "x.json").read_text())
+    (tmp_path / "x.json").write_text(json.dumps({**text, "a": [0.2]}))
+    with pytest.raises(DamagedFileError, match="altered"):
+        _files.read_json(tmp_path / "x.json")

@@ -1,0 +1,97 @@
+"""Sweeps: serial, over processes, and over a Dask cluster that loses a worker."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import pandas as pd
+import pytest
+
+import ncbook
+from ncbook import training
+
+EXPERIMENTS = [
+    ncbook.Experiment(n_source=4, n_novel=5, epochs=2, batch_size=16, measurements=2, precision="float32", seed=seed)
+    for seed in range(3)
+]
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    return ncbook.sweep(EXPERIMENTS, runs_dir=tmp_path_factory.mktemp("serial"), threads=1)
+
+
+def numbers(table):
+    return table.drop(columns="directory")
+
+
+def test_serial(serial):
+    assert serial["error"].isna().all() and serial["seed"].unique().tolist() == [0, 1, 2]
+    one = serial[serial["seed"] == 1]
+    run = ncbook.Run(one["directory"].iloc[0])
+    pd.testing.assert_series_equal(
+        one["value"].astype(float).reset_index(drop=True), run.history["value"], check_exact=True
+    )
+    assert {"n_source", "epoch", "split", "metric", "value", "error", "directory"} <= set(serial)
+
+
+def test_a_failure_is_a_row_and_the_rest_goes_on(tmp_path, monkeypatch, serial):
+    worst = EXPERIMENTS[1].replace(learning_rate=100.0, weight_decay=1.0)
+    table = ncbook.sweep([EXPERIMENTS[0], worst, EXPERIMENTS[0]], runs_dir=tmp_path, threads=1)
+    failed = table[table["error"].notna()]
+    assert len(failed) == 1 and failed["error"].iloc[0].startswith("DivergedError: ")
+    assert failed["learning_rate"].iloc[0] == 100 and failed["directory"].isna().all()
+    fine = numbers(table[table["error"].isna()]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(fine, numbers(serial[serial["seed"] == 0]), check_exact=True, check_dtype=False)
+
+
+def test_again_trains_only_what_is_missing(tmp_path, monkeypatch, serial):
+    ncbook.sweep(EXPERIMENTS[:1], runs_dir=tmp_path, threads=1)
+    trained, fit = [], training._Training.fit
+    monkeypatch.setattr(training._Training, "fit", lambda self: trained.append(self.experiment) or fit(self))
+    table = ncbook.sweep(EXPERIMENTS, runs_dir=tmp_path, threads=1)
+    assert trained == EXPERIMENTS[1:]
+    pd.testing.assert_frame_equal(numbers(table), numbers(serial), check_exact=True)
+
+
+def test_process_pool(tmp_path, serial):
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        table = ncbook.sweep(EXPERIMENTS, pool, runs_dir=tmp_path, threads=1)
+    pd.testing.assert_frame_equal(numbers(table), numbers(serial), check_exact=True)
+
+
+def test_dask_cluster_that_loses_a_worker(tmp_path, serial):
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path) as cluster,
+        Client(cluster) as client,
+    ):
+        victim = client.submit(os.getpid, pure=False).result()
+        killed = []
+
+        def killer():
+            while not list((tmp_path / "runs").glob("*/epoch-*.safetensors")):
+                time.sleep(0.02)
+            os.kill(victim, signal.SIGKILL)
+            killed.append(victim)
+
+        thread = threading.Thread(target=killer)
+        thread.start()
+        table = ncbook.sweep(EXPERIMENTS, client.get_executor(), runs_dir=tmp_path / "runs", threads=1)
+        thread.join()
+    assert killed
+    pd.testing.assert_frame_equal(numbers(table), numbers(serial), check_exact=True)
+
+
+def test_refuses_before_any_work(tmp_path):
+    with pytest.raises(TypeError, match="holds a dict"):
+        ncbook.sweep([EXPERIMENTS[0], {}], runs_dir=tmp_path)
+    with pytest.raises(ValueError, match="empty"):
+        ncbook.sweep([], runs_dir=tmp_path)
+    with pytest.raises(ValueError, match="threads=0"):
+        ncbook.sweep(EXPERIMENTS, threads=0, runs_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
