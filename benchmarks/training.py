@@ -12,6 +12,7 @@ one writes first: a data set that returns PIL images, torchvision's RandomAffine
 import argparse
 import functools
 import itertools
+import math
 import tempfile
 import types
 from pathlib import Path
@@ -58,7 +59,7 @@ def prepared(backbone: str, size: int, channels: int, precision: str, device: st
     run.splits = types.SimpleNamespace(source_train=source)
     run.steps_per_epoch = training.steps_per_epoch(len(run.targets), BATCH)
     run.steps = 4 * run.steps_per_epoch
-    run.config = {"precision": precision}
+    run.config, run.saved = {"precision": precision}, math.inf  # no checkpoints
     run._build()
     run.backbone.train()
     return run

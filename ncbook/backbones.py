@@ -3,6 +3,10 @@
 Built by `training` and `runs`; every layer that a layer-wise measurement may look at has a name.
 """
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
 from torch import nn
 
 from ncbook.experiment import BACKBONES, nearest
@@ -33,7 +37,141 @@ class Conv4(nn.Sequential):
         self.feature_dim = width * (image_size // 16) ** 2
 
 
-_BUILDERS = {"conv4": (Conv4, ["block1", "block2", "block3", "block4", "features"], 16)}
+class PlainConv(nn.Sequential):
+    """A plain convolutional network of any depth: two 2x2 convolutions of stride 2, then 3x3 ones; then flattened.
+
+    Each convolution is followed by batch norm and ReLU. The networks of the slides' figure on depth (3, 5, 10, 14, 18,
+    20 layers) as they are *recalled*: the sources at hand give the depths, neither the width nor the layers; 64
+    channels are this project's choice. Images of 32 x 32 give D = 4,096, 28 x 28 D = 3,136.
+    """
+
+    def __init__(self, in_channels: int, image_size: int, depth: int, width: int = 64):
+        super().__init__()
+        channels = in_channels
+        for layer in range(1, depth + 1):
+            size, stride, padding = (2, 2, 0) if layer <= 2 else (3, 1, 1)
+            conv = nn.Conv2d(channels, width, size, stride, padding, bias=False)  # batch norm brings the bias
+            self.add_module(f"layer{layer}", nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)))
+            channels = width
+        self.add_module("features", nn.Flatten())
+        self.feature_dim = width * (image_size // 2 // 2) ** 2
+
+
+class _FewShotBlock(nn.Module):
+    """Three 3x3 convolutions with batch norm and leaky ReLU around a 1x1 shortcut, then 2x2 max pooling."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        parts = []
+        for inside in (channels, width, width):
+            parts += [nn.Conv2d(inside, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.1)]
+        self.residual = nn.Sequential(*parts[:-1])
+        self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.finish = nn.Sequential(nn.LeakyReLU(0.1), nn.MaxPool2d(2))
+
+    def forward(self, x):
+        return self.finish(self.residual(x) + self.shortcut(x))
+
+
+class ResNet12(nn.Sequential):
+    """The 12-layer network of few-shot papers: four blocks of 64, 160, 320 and 640 channels, average pooling; D = 640.
+
+    The wide one of Lee et al. (MetaOptNet, 2019) and Tian et al. (RFS, 2020), without their DropBlock.
+    """
+
+    def __init__(self, in_channels: int, image_size: int, widths=(64, 160, 320, 640)):
+        super().__init__()
+        channels = in_channels
+        for block, width in enumerate(widths, 1):
+            self.add_module(f"block{block}", _FewShotBlock(channels, width))
+            channels = width
+        self.add_module("features", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+        self.feature_dim = channels
+        _kaiming(self)
+
+
+class _PreActivationBlock(nn.Module):
+    """Batch norm and ReLU before each of two 3x3 convolutions; a 1x1 shortcut where the shape changes."""
+
+    def __init__(self, channels: int, width: int, stride: int):
+        super().__init__()
+        self.first = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+        )
+        changes = stride != 1 or channels != width
+        self.shortcut = nn.Conv2d(channels, width, 1, stride, bias=False) if changes else None
+
+    def forward(self, x):
+        if self.shortcut is None:
+            return self.residual(self.first(x)) + x
+        x = self.first(x)
+        return self.residual(x) + self.shortcut(x)
+
+
+class WideResNet(nn.Sequential):
+    """WRN-28-4 of Zagoruyko and Komodakis (2016): three groups of four blocks, average pooling; D = 256, no dropout.
+
+    The network of the slides. 5,846,480 parameters without a head, for three channels.
+    """
+
+    def __init__(self, in_channels: int, image_size: int, depth: int = 28, widen: int = 4):
+        super().__init__()
+        self.add_module("stem", nn.Conv2d(in_channels, 16, 3, padding=1, bias=False))
+        channels = 16
+        for group, (width, stride) in enumerate(((16, 1), (32, 2), (64, 2)), 1):
+            blocks = []
+            for block in range((depth - 4) // 6):
+                blocks.append(_PreActivationBlock(channels, width * widen, stride if block == 0 else 1))
+                channels = width * widen
+            self.add_module(f"group{group}", nn.Sequential(*blocks))
+        finish = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        self.add_module("features", nn.Sequential(*finish))
+        self.feature_dim = channels
+        _kaiming(self)
+
+
+def _kaiming(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _resnet18(in_channels: int, image_size: int) -> nn.Module:
+    """torchvision's ResNet-18 with the stem for small images: a 3x3 convolution of stride 1, no pooling; D = 512."""
+    from torchvision.models import resnet18
+
+    network = resnet18(weights=None)
+    network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool, network.fc = nn.Identity(), nn.Identity()
+    network.feature_dim = 512
+    return network
+
+
+class _Backbone(NamedTuple):
+    """How to build one, names of its layers in order of depth, and the smallest images it takes."""
+
+    builder: Callable[[int, int], nn.Module]
+    layers: list[str]
+    smallest: int
+
+
+_BUILDERS = {
+    "conv4": _Backbone(Conv4, [*(f"block{i}" for i in range(1, 5)), "features"], 16),
+    **{
+        f"plain{depth}": _Backbone(
+            functools.partial(PlainConv, depth=depth), [*(f"layer{i}" for i in range(1, depth + 1)), "features"], 4
+        )
+        for depth in (3, 5, 10, 14, 18, 20)
+    },
+    "resnet12": _Backbone(ResNet12, [*(f"block{i}" for i in range(1, 5)), "features"], 16),
+    "resnet18": _Backbone(_resnet18, ["relu", *(f"layer{i}.{j}" for i in range(1, 5) for j in (0, 1)), "fc"], 8),
+    "wrn_28_4": _Backbone(WideResNet, ["stem", *(f"group{i}.{j}" for i in (1, 2, 3) for j in range(4)), "features"], 8),
+}
 
 
 def _entry(name: str):
@@ -46,7 +184,8 @@ def build(name: str, in_channels: int, image_size: int) -> nn.Module:
     """Build a feature map with fresh weights from torch's global generator.
 
     Args:
-        name: "conv4".
+        name: "conv4", "plain3", "plain5", "plain10", "plain14", "plain18", "plain20", "resnet12", "resnet18" or
+            "wrn_28_4".
         in_channels: channels C of the images, at least 1.
         image_size: height and width of the images in pixels.
 

@@ -15,7 +15,18 @@ from ncbook.datasets.facts import FACTS, NAMES
 SCHEMA = 2  # raise it when the same parameters come to mean other numbers, or a run's files change
 
 # Names as plain strings, so that a typo is refused without importing torch.
-BACKBONES = ("conv4",)
+BACKBONES = (
+    "conv4",
+    "plain3",
+    "plain5",
+    "plain10",
+    "plain14",
+    "plain18",
+    "plain20",
+    "resnet12",
+    "resnet18",
+    "wrn_28_4",
+)
 OBJECTIVES = ("cross_entropy",)
 SCHEDULES = ("one_cycle", "cosine", "constant")
 AUGMENTATIONS = ("affine", "none")

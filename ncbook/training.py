@@ -223,6 +223,8 @@ class _Training:
         self.epochs = experiment.epochs or max(1, round(FACTS[experiment.dataset].steps / self.steps_per_epoch))
         self.steps = self.epochs * self.steps_per_epoch
         self.measured = measured_epochs(self.epochs, experiment.measurements)
+        self.signals, self.saved = Held(), time.monotonic()
+        self.partial: dict | None = None  # the state within an epoch that a checkpoint held
 
     def fit(self) -> None:
         """Train from the last checkpoint, or from the beginning, to the end."""
