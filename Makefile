@@ -64,7 +64,7 @@ figures: env  ## Rebuild figures/ from Omniglot (needs NCBOOK_DATA or a network)
 
 .PHONY: bench
 bench: env  ## Compare with the peers: benchmarks/results/*.md.
-	for benchmark in benchmarks/collapse.py benchmarks/fewshot.py; do $(BIN)/python "$$benchmark" || exit 1; done
+	for benchmark in benchmarks/collapse.py benchmarks/fewshot.py benchmarks/training.py; do $(BIN)/python "$$benchmark" || exit 1; done
 
 .PHONY: lab
 lab: env  ## Open the notebooks in JupyterLab.
