@@ -14,6 +14,7 @@ from pathlib import Path
 import collapse
 import fewshot
 import torch
+import training
 from measuring import hardware
 
 import ncbook
@@ -45,15 +46,38 @@ def fewshot_table(device: str) -> str:
 
 
 def training_table(device: str) -> str:
-    """A default run of conv4 on strokes, trained anew: seconds and images a second, measuring included."""
+    """The comparison of the CPU; with batches of 512 the share of the card's matrix rate; a default run, measured."""
     import tempfile
 
+    rate = matrix_rate(device)
+    parts = [
+        training.run(device),
+        f"bfloat16 matrix product, 8192 x 8192: {rate / 1e12:,.0f} TFLOP/s",
+        "Batches of 512:",
+    ]
+    parts.append(training.run(device, batch=512, workers=()))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         run = ncbook.train(ncbook.Experiment(n_source=64), runs_dir=folder, device=device)
         seconds = time.perf_counter() - began
     images = run.config["epochs"] * run.config["source_samples"]
-    return f"conv4, strokes, {images:,} images in {seconds:.1f} s, measuring included ({run.config['precision']})"
+    parts.append(
+        f"conv4, strokes, {images:,} images in {seconds:.1f} s, measuring included ({run.config['precision']})"
+    )
+    return "\n\n".join(parts)
+
+
+def matrix_rate(device: str, size: int = 8192) -> float:
+    """Floating-point operations a second of a large bfloat16 product: what model-FLOP utilisation is a share of."""
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        a @ a
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
 
 
 MEASUREMENTS = {"collapse": collapse_table, "fewshot": fewshot_table, "training": training_table}

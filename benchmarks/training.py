@@ -15,6 +15,7 @@ import itertools
 import math
 import tempfile
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -46,18 +47,18 @@ class Plain(Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def prepared(backbone: str, size: int, channels: int, precision: str, device: str) -> training._Training:
+def prepared(backbone: str, size: int, channels: int, precision: str, device: str, batch: int) -> training._Training:
     """A run about to begin its first epoch, on strokes of that shape; nothing is kept."""
     images = datasets.load("strokes", n_classes=CLASSES, per_class=PER_CLASS)
     pixels = torch.nn.functional.interpolate(images.images.float(), size=size).byte().expand(-1, channels, -1, -1)
     experiment = ncbook.Experiment(
-        n_source=CLASSES, n_novel=5, backbone=backbone, batch_size=BATCH, precision=precision, epochs=4
+        n_source=CLASSES, n_novel=5, backbone=backbone, batch_size=batch, precision=precision, epochs=4
     )
     run = training._Training(experiment, Path(tempfile.gettempdir()) / "unused", torch.device(device))
     run.pixels, run.targets = pixels.contiguous().to(device), images.labels.to(device)
     source = types.SimpleNamespace(images=run.pixels, labels=run.targets)  # the shape that the network is built for
     run.splits = types.SimpleNamespace(source_train=source)
-    run.steps_per_epoch = training.steps_per_epoch(len(run.targets), BATCH)
+    run.steps_per_epoch = training.steps_per_epoch(len(run.targets), batch)
     run.steps = 4 * run.steps_per_epoch
     run.config, run.saved = {"precision": precision}, math.inf  # no checkpoints
     run._build()
@@ -86,33 +87,34 @@ def forever(loader: DataLoader):
         yield from loader
 
 
-def run(device: str = "cpu", repeats: int = 5) -> str:
-    """The Markdown table of every backbone that the package has."""
+def run(device: str = "cpu", repeats: int = 5, batch: int = BATCH, workers: Sequence[int] = (0, 2)) -> str:
+    """The Markdown table of each backbone; without ``workers`` no plain loop."""
     parts = []
     for backbone, size, channels in CASES:
-        if backbone not in ncbook.experiment.BACKBONES:
-            continue
         variants = {}
         for precision in ("bfloat16", "float32"):
-            state = prepared(backbone, size, channels, precision, device)
-            state.ready = (runs.as_input(state.pixels[:BATCH]), state.targets[:BATCH])
+            state = prepared(backbone, size, channels, precision, device, batch)
+            size_of = len(state.targets) // state.steps_per_epoch  # all batches of an epoch are of one size
+            state.ready = (runs.as_input(state.pixels[:size_of]), state.targets[:size_of])
             variants["bare step", precision] = functools.partial(bare, state)
             variants["**ours**", precision] = functools.partial(ours, state)
-            for workers in (0, 2):
+            for count in workers:
                 data = Plain(state.pixels.cpu(), state.targets.cpu())
                 loader = DataLoader(
-                    data, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, drop_last=True
+                    data, size_of, shuffle=True, num_workers=count, persistent_workers=count > 0, drop_last=True
                 )
                 batches = forever(loader)
                 next(batches)
-                variants[f"plain loop, {workers} workers", precision] = functools.partial(plain, state, batches, device)
-        images = BATCH * state.steps_per_epoch
+                variants[f"plain loop, {count} workers", precision] = functools.partial(plain, state, batches, device)
+        images = size_of * state.steps_per_epoch
         measured = measure(variants, device, repeats)
         rates = {name: images / min(seconds) for name, (seconds, _, _) in measured.items()}
-        slow = max(rate for (name, p), rate in rates.items() if name.startswith("plain") and p == "float32")
+        slow = max(
+            (r for (name, p), r in rates.items() if name.startswith("plain") and p == "float32"), default=math.nan
+        )
         flops = 3 * forward_flops(state)
         lines = [
-            f"### {backbone}, {channels} x {size} x {size}, batches of {BATCH}",
+            f"### {backbone}, {channels} x {size} x {size}, batches of {batch}",
             "",
             "| loop | precision | images/s | ÷ bare step | ÷ best plain, float32 | GFLOP/s of the network |",
             "|---|---|---|---|---|---|",

@@ -229,6 +229,8 @@ class _Training:
     def fit(self) -> None:
         """Train from the last checkpoint, or from the beginning, to the end."""
         make_folder(self.directory)
+        for left in self.directory.glob(".*"):  # half-written, by a process that was killed
+            left.unlink()
         self.config = self._config()
         threads = torch.get_num_threads()
         torch.set_num_threads(self.config["threads"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ["NCBOOK_PROGRESS"] = "off"
+collect_ignore = ["kill_harness.py"]  # a program of its own
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,12 +1,13 @@
 """Kills real training processes and compares what comes out in the end with an uninterrupted run.
 
-    python tests/kill_harness.py FOLDER writes|moments|signals
+    python tests/kill_harness.py FOLDER writes|moments|signals|data
 
 Run by test_resilience.py in a process of its own: children are forked from it after everything is imported, with one
 thread, so that a child costs a fraction of a second. Prints one line and exits with 1 if anything differs.
 """
 
 import builtins
+import io
 import os
 import random
 import signal
@@ -50,7 +51,7 @@ def train(folder: Path) -> None:
 def result(folder: Path) -> dict[str, object]:
     """Everything that a seed determines, to the bit."""
     (directory,) = [path.parent for path in folder.glob("*/finished.json")]
-    leftovers = [path.name for path in directory.iterdir() if path.name.startswith("resume")]
+    leftovers = [path.name for path in directory.iterdir() if path.name.startswith(("resume", "."))]
     assert not leftovers, leftovers
     found = {"history.csv": (directory / "history.csv").read_bytes()}
     for path in sorted(directory.glob("epoch-*.safetensors")):
@@ -155,6 +156,40 @@ def signals() -> int:
     return seen
 
 
+def data() -> int:
+    """SIGKILL at every call that changes the disk while a data set is decoded and stored."""
+    from ncbook.datasets import _cache
+
+    images = runs.load_images(EXPERIMENT)
+    number, kills = 1, 0
+    while True:
+        os.environ["NCBOOK_CACHE"] = str(FOLDER / f"data-{number}")
+
+        def work(number=number):
+            count = 0
+
+            def deadly(call):
+                def counted(*arguments, **options):
+                    nonlocal count
+                    count += 1
+                    if count == number:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return call(*arguments, **options)
+
+                return counted
+
+            os.replace, os.unlink, io.open = deadly(os.replace), deadly(os.unlink), deadly(io.open)
+            _cache.cached("strokes", "0" * 20, lambda: images)
+
+        kills += (died := child(work) != 0)
+        for _ in range(2):  # built again, then found
+            again = _cache.cached("strokes", "0" * 20, lambda: images)
+            assert again.fingerprint == images.fingerprint and torch.equal(again.labels, images.labels)
+        if not died:
+            return kills
+        number += 1
+
+
 def compare(folder: Path, what: str) -> None:
     found = result(folder)
     if found != EXPECTED:
@@ -165,4 +200,7 @@ def compare(folder: Path, what: str) -> None:
 runs.load_splits(EXPERIMENT)  # decoded once, for all children
 train(FOLDER / "whole")
 EXPECTED = result(FOLDER / "whole")
-print({"writes": writes, "moments": moments, "signals": signals}[MODE](), "interruptions, always the same bytes")
+print(
+    {"writes": writes, "moments": moments, "signals": signals, "data": data}[MODE](),
+    "interruptions, always the same bytes",
+)

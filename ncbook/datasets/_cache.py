@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 import warnings
 from collections.abc import Callable
@@ -73,6 +74,9 @@ def _write(path: Path, images: ImageClasses) -> None:
     description = {key: getattr(images, key) for key in ("name", "class_names", "official")}
     description["checksum"] = _checksum(images)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob("*.tmp"):  # by processes that were killed while they wrote
+        if time.time() - left.stat().st_mtime > 3600:
+            left.unlink(missing_ok=True)
     temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(safetensors.torch.save(tensors, {"description": json.dumps(description)}))
