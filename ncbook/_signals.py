@@ -21,7 +21,7 @@ class Held:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not None:  # None: installed from C, and cannot be put back
+                if signal.getsignal(number) not in (None, signal.SIG_IGN):  # None: from C, and cannot be put back
                     self._before[number] = signal.signal(number, self._remember)
         return self
 

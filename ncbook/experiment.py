@@ -144,6 +144,12 @@ class Experiment:
         _one_of("objective", self.objective, OBJECTIVES)
         _whole("n_source", self.n_source, 2)
         _whole("n_novel", self.n_novel, 2)
+        lists = FACTS[self.dataset].official
+        if lists is not None and (self.n_source > lists[0] or self.n_novel > lists[1]):
+            raise ParameterError(
+                f"n_source={self.n_source} and n_novel={self.n_novel} ask for more classes than {self.dataset!r} has: "
+                f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes"
+            )
         if self.n_source + self.n_novel > FACTS[self.dataset].classes:
             raise ParameterError(
                 f"n_source={self.n_source} and n_novel={self.n_novel} ask for more classes than "

@@ -24,6 +24,14 @@ def quick(monkeypatch):
     monkeypatch.setattr(training, "MEASURED_EPISODES", 50)
 
 
+@pytest.fixture(autouse=True)
+def listening():
+    """A process that a shell has put into the background ignores SIGINT, and so would these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def small():
     return ncbook.Experiment(n_source=4, n_novel=5, epochs=3, batch_size=16, measurements=3, precision="float32")
@@ -98,6 +106,12 @@ def test_a_second_stop_acts_at_once(small, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ncbook.train(small, runs_dir=tmp_path)
     assert not list(tmp_path.glob("*/resume.safetensors"))
+
+
+def test_an_ignored_signal_stays_ignored(small, whole, tmp_path, monkeypatch):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    stop_at(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGINT))
+    assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
 
 
 def test_signals_are_left_alone_outside_the_main_thread(small, whole, tmp_path):

@@ -1,6 +1,6 @@
 """Images by class, and their classes split into source, validation and novel ones.
 
-One module a data set; `load` finds it by name in `MODULES`. Nothing here imports torch before `load` or
+One module a data set or kin; `load` finds it by name in `MODULES`. Nothing here imports torch before `load` or
 `split` is called, so that `ncbook.Experiment` can check a name at once. Touches no files itself: the modules
 read the data and `_cache` keeps the decoded pixels. Called by runs, the report and the notebooks.
 """
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MODULES", "ClassSplit", "ImageClasses", "Subset", "load", "split"]
 
-# A data set is a module with `load(root, **options) -> ImageClasses`; `root` is None or a path.
+# A data set is a function `load(root, **options) -> ImageClasses` of a module; `root` is None or a path.
 MODULES = {
+    "cifar10": "ncbook.datasets.cifar:load_cifar10",
+    "cifar_fs": "ncbook.datasets.cifar:load_cifar_fs",
+    "fc100": "ncbook.datasets.cifar:load_fc100",
+    "folder": "ncbook.datasets.folder",
     "omniglot": "ncbook.datasets.omniglot",
     "strokes": "ncbook.datasets.strokes",
 }
@@ -123,7 +127,8 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Im
         FileNotFoundError: If the data is not there and cannot be downloaded.
     """
     _check_known("data set", name, list(MODULES))
-    loader = importlib.import_module(MODULES[name]).load
+    module, _, function = MODULES[name].partition(":")
+    loader = getattr(importlib.import_module(module), function or "load")
     allowed = [option for option in inspect.signature(loader).parameters if option != "root"]
     for option in options:
         _check_known(f"option of the data set {name!r}", option, allowed)

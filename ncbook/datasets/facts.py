@@ -13,16 +13,21 @@ class Facts(NamedTuple):
         classes: classes there are; for a generated data set the most that a run may ask for.
         steps: optimisation steps of a run whose number of epochs is not given.
         generated: whether the classes are made on demand, as many as are asked for.
+        official: numbers of source and novel classes in the published lists, where there are any.
     """
 
     classes: int
     steps: int
     generated: bool = False
+    official: tuple[int, int] | None = None
 
 
 FACTS = {
     "strokes": Facts(classes=16_384, steps=300, generated=True),
     "omniglot": Facts(classes=1_623, steps=600),
+    "cifar10": Facts(classes=10, steps=2_000),
+    "cifar_fs": Facts(classes=100, steps=4_000, official=(64, 20)),
+    "fc100": Facts(classes=100, steps=4_000, official=(60, 20)),
 }
 NAMES = tuple(FACTS)
 

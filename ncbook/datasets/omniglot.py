@@ -23,6 +23,7 @@ from PIL import Image
 
 from ncbook.datasets import ImageClasses
 from ncbook.datasets._cache import cache_folder, cached
+from ncbook.datasets._lists import KINDS, class_list
 
 VERSION = 1  # raise when the same files give other pixels
 SIDE, SIDE_ON_DISK = 28, 105
@@ -35,7 +36,12 @@ URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 PROBE_SECONDS, STALL_SECONDS = 3, 30
 
 
-def load(root: str | os.PathLike | None = None, *, download: bool | None = None) -> ImageClasses:
+PROTOCOLS = ("lake", "vinyals")
+
+
+def load(
+    root: str | os.PathLike | None = None, *, download: bool | None = None, protocol: str = "lake"
+) -> ImageClasses:
     """Load all of Omniglot as 28 x 28 images, ink 255 on paper 0.
 
     Args:
@@ -43,15 +49,20 @@ def load(root: str | os.PathLike | None = None, *, download: bool | None = None)
             `images_evaluation.zip` or the unpacked folders of these names. None: NCBOOK_DATA, else a user
             cache folder.
         download: Whether to download missing files; None: only if neither `root` nor NCBOOK_DATA is given.
+        protocol: "lake": every character is a class. "vinyals": every rotation of a character by 0, 90, 180 and 270
+            degrees is one, with the lists of Vinyals et al. (2016): 4,112 source, 688 validation and 1,692 novel.
 
     Returns:
         images uint8 [32460, 1, 28, 28] of 1,623 classes `Alphabet/characterNN` in the order of their names;
-        of each character's 20 drawings the last 5 are held out.
+        of each character's 20 drawings the last 5 are held out. With "vinyals" four times as many, of classes
+        `Alphabet/characterNN/rotDDD`.
 
     Raises:
         FileNotFoundError: If the files are not there and were not downloaded.
         ValueError: If a class or drawing is missing or too many, or a file cannot be read.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r}; allowed: {' or '.join(PROTOCOLS)}")
     named = root if root is not None else os.environ.get("NCBOOK_DATA") or None
     folder = Path(named).expanduser() if named is not None else cache_folder() / "data"
     sources = _find(folder)
@@ -61,7 +72,33 @@ def load(root: str | os.PathLike | None = None, *, download: bool | None = None)
         sources = _find(folder)
         if sources is None:
             raise FileNotFoundError(_missing_text(folder, reason))
-    return cached("omniglot", _key(sources), lambda: _build(sources))
+    images = cached("omniglot", _key(sources), lambda: _build(sources))
+    return _rotated(images) if protocol == "vinyals" else images
+
+
+def _rotated(images: ImageClasses) -> ImageClasses:
+    """Four classes of each, turned counter-clockwise, with the published lists."""
+    turned = torch.stack([torch.rot90(images.images, turns, dims=(2, 3)) for turns in range(4)])  # [4, N, 1, 28, 28]
+    labels = images.labels * 4 + torch.arange(4)[:, None]  # [4, N]
+    order = labels.flatten().argsort(stable=True)
+    names = [f"{name}/rot{degrees:03d}" for name in images.class_names for degrees in (0, 90, 180, 270)]
+    index = {name: label for label, name in enumerate(names)}
+    lists = {
+        kind: [
+            index[f"{name}/rot{degrees:03d}"]
+            for name in class_list("omniglot_vinyals", kind)
+            for degrees in (0, 90, 180, 270)
+        ]
+        for kind in KINDS
+    }
+    return ImageClasses(
+        name="omniglot (vinyals)",
+        images=turned.flatten(0, 1)[order],
+        labels=labels.flatten()[order],
+        class_names=names,
+        held_out=images.held_out.repeat(4)[order],
+        official=lists,
+    )
 
 
 def _find(folder: Path) -> list[Path] | None:

@@ -1,0 +1,34 @@
+"""Published lists of classes, as text files in `splits/` beside this module. Read by the data sets' modules."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+KINDS = ("source", "validation", "novel")
+
+
+def class_list(name: str, kind: str) -> list[str]:
+    """Names of the classes of one kind, in the file's order; the file's first line says where they come from.
+
+    >>> [len(class_list("cifar_fs", kind)) for kind in KINDS]
+    [64, 16, 20]
+    """
+    text = (resources.files("ncbook.datasets") / "splits" / f"{name}_{kind}.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def official(name: str, class_names: list[str]) -> dict[str, list[int]]:
+    """The lists as indices into ``class_names``.
+
+    Raises:
+        ValueError: a class of the list is not there.
+    """
+    index = {class_name: i for i, class_name in enumerate(class_names)}
+    found = {}
+    for kind in KINDS:
+        wanted = class_list(name, kind)
+        missing = [class_name for class_name in wanted if class_name not in index]
+        if missing:
+            raise ValueError(f"{len(missing)} {kind} classes of {name} are missing: {', '.join(missing[:5])}")
+        found[kind] = [index[class_name] for class_name in wanted]
+    return found

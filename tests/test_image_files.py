@@ -1,0 +1,274 @@
+"""Folders and zips of images, CIFAR's official binary files, and the published class lists."""
+
+import io
+import os
+import tarfile
+import time
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ncbook
+from ncbook import datasets
+from ncbook.datasets import cifar
+from ncbook.datasets._lists import KINDS, class_list
+
+DATA = os.environ.get("NCBOOK_DATA")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCBOOK_CACHE", str(tmp_path / "cache"))
+
+
+def png(colour, size=(40, 30), mode="RGB", **options):
+    buffer = io.BytesIO()
+    Image.new(mode, size, colour).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def write(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+FILES = {
+    **{f"birds/robin/{i}.png": png((200, 10 * i, 0)) for i in range(5)},
+    **{f"birds/wren/{i}.PNG": png(100 + i, (24, 60), "L") for i in range(3)},
+    "cars/only.png": png((0, 0, 255, 0), mode="RGBA"),  # transparent: white
+    "cars/notes.txt": b"no image",
+    "cars/.hidden.png": b"no image either",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_or_zip_of_class_folders(tmp_path, packed):
+    source = write(tmp_path / "pictures", FILES)
+    if packed:
+        source = tmp_path / "pictures.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for name, content in FILES.items():
+                archive.writestr(f"everything/{name}", content)
+    found = datasets.load("folder", tmp_path, path=source.name, size=16)
+    assert found.class_names == ["birds/robin", "birds/wren", "cars"] and found.name == "pictures"
+    assert found.images.shape == (9, 3, 16, 16) and found.labels.tolist() == [0] * 5 + [1] * 3 + [2]
+    assert found.held_out.tolist() == [False] * 4 + [True] + [False] * 2 + [True] + [False]  # never all of a class
+    assert found.images[2, :, 8, 8].tolist() == [200, 20, 0] and found.images[5, :, 8, 8].tolist() == [100] * 3
+    assert found.images[8, :, 0, 0].tolist() == [255, 255, 255]
+    again = datasets.load("folder", tmp_path, path=source.name, size=16)
+    assert again.fingerprint == found.fingerprint
+    grey = datasets.load("folder", tmp_path, path=source.name, size=16, channels=1)
+    assert grey.images.shape == (9, 1, 16, 16)
+
+
+def test_images_are_scaled_and_cropped_to_the_centre(tmp_path):
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 255  # the centre
+    buffer = io.BytesIO()
+    Image.fromarray(wide).save(buffer, "PNG")
+    write(tmp_path / "p", {"a/0.png": buffer.getvalue(), "b/0.png": png((1, 2, 3), (10, 10))})
+    found = datasets.load("folder", tmp_path, path="p", size=20)
+    assert (found.images[0] == 255).all()
+    assert found.images[1, :, 10, 10].tolist() == [1, 2, 3]
+
+
+def test_broken_images_are_refused_or_skipped_by_name(tmp_path):
+    write(tmp_path / "p", {**FILES, "birds/robin/bad.png": FILES["birds/robin/0.png"][:40], "cars/x.jpg": b"<html>"})
+    with pytest.raises(ValueError, match=r"2 of 11 images .* cannot be read: birds/robin/bad\.png .*broken='skip'"):
+        datasets.load("folder", tmp_path, path="p")
+    with pytest.warns(UserWarning, match="2 of 11 images .* left out"):
+        assert len(datasets.load("folder", tmp_path, path="p", broken="skip").labels) == 9
+
+
+def test_a_zip_cannot_lead_out_of_itself(tmp_path):
+    for name in ("../evil/a.png", "/abs/a.png", "a\\b.png"):
+        with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+            archive.writestr(zipfile.ZipInfo(name), png(0))
+        with pytest.raises(ValueError, match="leads out of it"):
+            datasets.load("folder", tmp_path, path="z.zip")
+
+
+def test_links_are_not_followed(tmp_path):
+    source = write(tmp_path / "p", FILES)
+    secret = write(tmp_path / "elsewhere", {"s/0.png": png(0)})
+    (source / "link").symlink_to(secret / "s")
+    (source / "cars" / "link.png").symlink_to(secret / "s" / "0.png")
+    assert len(datasets.load("folder", tmp_path, path="p").labels) == 9
+
+
+def test_a_folder_refuses(tmp_path):
+    write(tmp_path / "one", {"a/0.png": png(0)})
+    (tmp_path / "bad.zip").write_bytes(b"<html>")
+    for options, words in [
+        (dict(path="one"), "holds 1 class folders"),
+        (dict(path="bad.zip"), "not a readable zip"),
+        (dict(path="one", size=4), "size=4"),
+        (dict(path="one", channels=2), "channels=2"),
+        (dict(path="one", held_out=1.0), "held_out=1.0"),
+        (dict(path="one", broken="maybe"), "broken='maybe'"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            datasets.load("folder", tmp_path, **options)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        datasets.load("folder", tmp_path, path="nowhere")
+
+
+SIZES = {
+    "cifar_fs": (64, 16, 20),
+    "fc100": (60, 20, 20),
+    "mini_imagenet": (64, 16, 20),
+    "omniglot_vinyals": (1028, 172, 423),
+}
+
+
+@pytest.mark.parametrize(("name", "sizes"), SIZES.items())
+def test_class_lists(name, sizes):
+    lists = [class_list(name, kind) for kind in KINDS]
+    assert tuple(map(len, lists)) == sizes
+    assert len({c for classes in lists for c in classes}) == sum(sizes), "they overlap"
+
+
+def test_both_lists_of_cifar_100_are_all_of_its_classes():
+    assert {c for k in KINDS for c in class_list("cifar_fs", k)} == {c for k in KINDS for c in class_list("fc100", k)}
+
+
+def archive_of(tmp_path, name, per_class=(3, 2)):
+    """An archive in the official format, with few images: each of one colour."""
+    _, inner, training, test, meta = cifar.ARCHIVES[name]
+    ten = "10-" in name
+    fs = [c for kind in KINDS for c in class_list("cifar_fs", kind)]
+    names = ["truck", *"abcdefghi"] if ten else fs  # not in order of names
+    rng = np.random.default_rng(0)
+
+    def rows(count):
+        labels = rng.permutation(np.repeat(np.arange(len(names)), count)).astype(np.uint8)
+        pixels = np.repeat(np.stack([labels, labels + 100, 255 - labels], 1), 1024, axis=1)
+        head = labels[:, None] if ten else np.stack([labels // 5, labels], 1)
+        return np.concatenate([head, pixels.astype(np.uint8)], 1).tobytes()
+
+    files = {file: rows(per_class[0] if i == 0 else 0) for i, file in enumerate(training)}
+    files |= {file: rows(per_class[1]) for file in test} | {meta: "\n".join(names).encode() + b"\n"}
+    with tarfile.open(tmp_path / name, "w:gz") as archive:
+        for file, content in files.items():
+            info = tarfile.TarInfo(f"{inner}/{file}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return names
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar_fs", "fc100"])
+def test_official_binary_files(tmp_path, name):
+    names = archive_of(tmp_path, "cifar-10-binary.tar.gz" if name == "cifar10" else "cifar-100-binary.tar.gz")
+    found = datasets.load(name, tmp_path)
+    assert found.class_names == sorted(names) and found.images.shape == (5 * len(names), 3, 32, 32)
+    assert found.labels.bincount().tolist() == [5] * len(names)
+    assert found.held_out.view(-1, 5).tolist() == [[False] * 3 + [True] * 2] * len(names)
+    for label, class_name in enumerate(found.class_names):
+        official = names.index(class_name)
+        pixels = found.images[found.labels == label]
+        assert (pixels == torch.tensor([official, official + 100, 255 - official]).view(1, 3, 1, 1)).all()
+    if name == "cifar10":
+        assert found.official is None
+    else:
+        sizes = [len(found.official[kind]) for kind in KINDS]
+        assert sizes == ([64, 16, 20] if name == "cifar_fs" else [60, 20, 20])
+        parts = datasets.split(found, n_source=10, n_novel=20)
+        assert set(parts.novel.class_names) == set(class_list(name, "novel"))
+        assert set(parts.source_train.class_names) <= set(class_list(name, "source"))
+        with pytest.raises(ValueError, match="n_source=65 .* official source"):
+            datasets.split(found, n_source=65, n_novel=20)
+
+
+def test_damaged_archives_are_told_apart(tmp_path):
+    (tmp_path / "cifar-100-binary.tar.gz").write_bytes(b"<html>no</html>")
+    with pytest.raises(ValueError, match="not a readable archive"):
+        datasets.load("cifar_fs", tmp_path)
+    with tarfile.open(tmp_path / "cifar-100-binary.tar.gz", "w:gz"):
+        pass
+    with pytest.raises(ValueError, match=r"lacks train\.bin, test\.bin"):
+        datasets.load("cifar_fs", tmp_path)
+    archive_of(tmp_path, "cifar-100-binary.tar.gz")
+    whole = (tmp_path / "cifar-100-binary.tar.gz").read_bytes()
+    (tmp_path / "cifar-100-binary.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a readable archive|lacks"):
+        datasets.load("cifar_fs", tmp_path)
+
+
+def test_without_network_the_text_names_folder_file_and_checksum(tmp_path, monkeypatch):
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=r"cifar-100-binary\.tar\.gz \(md5 03b5dce0.*NCBOOK_DATA"):
+        datasets.load("fc100", tmp_path)
+    monkeypatch.delenv("NCBOOK_DATA", raising=False)
+    monkeypatch.setattr(cifar, "URL", "http://127.0.0.1:9/nothing")
+    with pytest.raises(FileNotFoundError, match="the download from http://127.0.0.1:9/nothing failed"):
+        datasets.load("fc100")
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"<!DOCTYPE html><p>moved", "a web page"), (b"abc", "other content")])
+def test_a_download_that_is_something_else_leaves_nothing(tmp_path, monkeypatch, content, what):
+    import torchvision.datasets.utils as utils
+
+    class Answer:
+        def close(self):
+            pass
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: Answer())
+    monkeypatch.setattr(utils, "download_url", lambda url, root, filename: (Path(root) / filename).write_bytes(content))
+    with pytest.raises(FileNotFoundError, match=what):
+        datasets.load("cifar10", tmp_path / "d", download=True)
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["download.lock"]
+
+
+def test_experiments_know_the_published_lists():
+    assert ncbook.Experiment(dataset="cifar_fs", n_source=64, n_novel=20).n_source == 64
+    with pytest.raises(ncbook.ParameterError, match="60 source and 20 novel"):
+        ncbook.Experiment(dataset="fc100", n_source=64, n_novel=20)
+
+
+def test_training_on_colour_images_of_the_official_format(tmp_path, monkeypatch):
+    archive_of(tmp_path, "cifar-100-binary.tar.gz", per_class=(6, 4))
+    monkeypatch.setenv("NCBOOK_DATA", str(tmp_path))
+    experiment = ncbook.Experiment(
+        dataset="cifar_fs", n_source=5, n_novel=5, epochs=1, measurements=2, precision="float32", batch_size=10
+    )
+    run = ncbook.train(experiment, runs_dir=tmp_path / "runs")
+    assert run.config["image_shape"] == [3, 32, 32] and run.features("novel")[0].shape == (50, 256)
+
+
+@pytest.mark.skipif(
+    not DATA or not (Path(DATA) / "cifar10_jpeg.zip").is_file(), reason="NCBOOK_DATA has no cifar10_jpeg.zip"
+)
+def test_the_jpeg_copy_of_cifar10(monkeypatch):
+    monkeypatch.setenv("NCBOOK_DATA", DATA)
+    found = datasets.load("cifar10")
+    assert found.name == "CIFAR-10 (JPEG)" and found.images.shape == (60_000, 3, 32, 32)
+    assert found.class_names[0] == "airplane" and found.class_names[-1] == "truck"
+    assert found.labels.bincount().tolist() == [6000] * 10
+    assert found.held_out.view(10, 6000).sum(1).tolist() == [1000] * 10
+    means = found.images[~found.held_out].float().mean((0, 2, 3)) / 255
+    torch.testing.assert_close(means, torch.tensor([0.4913, 0.4821, 0.4465]), atol=2e-4, rtol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert datasets.load("cifar10").fingerprint == found.fingerprint  # from the cache
+
+
+@pytest.mark.skipif(not DATA or not (Path(DATA) / "omniglot").is_dir(), reason="NCBOOK_DATA has no omniglot")
+def test_omniglot_with_rotations_as_classes(monkeypatch):
+    monkeypatch.setenv("NCBOOK_DATA", DATA)
+    found, plain = datasets.load("omniglot", protocol="vinyals"), datasets.load("omniglot")
+    assert [len(found.official[kind]) for kind in KINDS] == [4112, 688, 1692]
+    assert found.images.shape == (4 * 32460, 1, 28, 28) and len(found.class_names) == 6492
+    label = found.class_names.index(f"{plain.class_names[7]}/rot090")
+    turned = found.images[found.labels == label]
+    assert torch.equal(turned, torch.rot90(plain.images[plain.labels == 7], 1, dims=(2, 3)))
+    with pytest.raises(ValueError, match="protocol='snell'"):
+        datasets.load("omniglot", protocol="snell")
