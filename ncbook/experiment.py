@@ -28,8 +28,8 @@ BACKBONES = (
     "wrn_28_4",
 )
 OBJECTIVES = ("cross_entropy",)
-SCHEDULES = ("one_cycle", "cosine", "constant")
-AUGMENTATIONS = ("affine", "none")
+SCHEDULES = ("one_cycle", "cosine", "step", "constant")
+AUGMENTATIONS = ("affine", "crop_flip", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -100,7 +100,8 @@ class Experiment:
         momentum: of SGD (Nesterov).
         weight_decay: L2 penalty on all weights.
         schedule: "one_cycle" (linear up for 30 % of the steps, cosine down to 0), "cosine" or "constant".
-        augmentation: "affine" (random rotation, scale and shift) or "none"; training batches only.
+        augmentation: "affine" (random rotation, scale and shift, for handwriting), "crop_flip" (random shift and mirror
+            image, for photographs) or "none"; training batches only.
         precision: "auto" trains in bfloat16 where the hardware computes in it, else in float32. Measuring is
             always in float32.
         measurements: number of moments, epoch 0 and the last among them, at which the run is measured and

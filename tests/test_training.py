@@ -171,11 +171,29 @@ def test_affine_moves_images_little_and_at_random():
     assert torch.equal(moved, training.affine(images, torch.Generator().manual_seed(0)))
 
 
-@pytest.mark.parametrize("name", ["one_cycle", "cosine", "constant"])
+def test_step_schedule_is_that_of_the_recipe():
+    assert [training.learning_rate_factor("step", p) for p in (0.0, 0.59, 0.6, 0.79, 0.8, 1.0)] == [
+        *(1.0, 1.0, 0.1, 0.1, 0.01, 0.01)
+    ]
+
+
+def test_crop_flip_shifts_and_mirrors():
+    images = torch.arange(16 * 16).view(1, 1, 16, 16).float().expand(400, 3, 16, 16) + 1
+    moved = training.crop_flip(images, torch.Generator().manual_seed(0))
+    assert moved.shape == images.shape and moved.is_contiguous(memory_format=torch.channels_last)
+    padded = torch.nn.functional.pad(images[0], [2] * 4)
+    windows = [padded[:, r : r + 16, c : c + 16] for r in range(5) for c in range(5)]
+    windows += [w.flip(2) for w in windows]
+    seen = [next(k for k, w in enumerate(windows) if torch.equal(w, image)) for image in moved]
+    assert len(set(seen)) == 50, "every shift and both mirror images are drawn"
+    assert torch.equal(moved, training.crop_flip(images, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "cosine", "step", "constant"])
 def test_schedules_stay_in_range(name):
     factors = [training.learning_rate_factor(name, i / 100) for i in range(101)]
     assert min(factors) >= 0 and max(factors) <= 1
-    assert (factors[-1] < 1e-9) == (name != "constant")
+    assert (factors[-1] < 1e-9) == (name in ("one_cycle", "cosine"))
 
 
 def test_backbone_and_objective_refuse():
