@@ -814,6 +814,42 @@ def disagreements(x: Tensor, centred: Tensor, centre: Tensor, logits: Tensor) ->
 # What NC1 is without any signal
 
 
+def nc2_of_equal_cosines(n_classes: int, cosine: float) -> Tensor:
+    r"""Uncentred NC2 of class means with equal lengths and one cosine between any two: what such means alone give.
+
+    .. math:: \mathrm{NC2}^2 = 2 - \frac{2 (1 - c) \sqrt{C - 1}}{\sqrt{C \, (1 + (C - 1) c^2)}}
+
+    Features after a ReLU have positive cosines, so their uncentred NC2 is large before anything has collapsed: a value
+    has to be held against this one.
+
+    Args:
+        n_classes: C, at least 2.
+        cosine: c, from -1 / (C - 1), a simplex ETF, to 1, identical means.
+
+    Returns:
+        0-d float64 tensor in [0, sqrt(2)]; 0 at c = -1 / (C - 1).
+
+    Raises:
+        ValueError: fewer than two classes, or a cosine that so many vectors cannot have.
+
+    Reference:
+        Derived in this project; the quantity is the report's (Medepalli, Doraiswamy).
+
+    Example:
+        >>> nc2_of_equal_cosines(5, -0.25)
+        tensor(0., dtype=torch.float64)
+        >>> nc2_of_equal_cosines(2, 0.0) ** 2  # orthogonal: 2 - 2 / sqrt(2)
+        tensor(0.5858, dtype=torch.float64)
+    """
+    if n_classes < 2:
+        raise ValueError(f"n_classes={n_classes!r}; allowed: at least 2")
+    if not -1 / (n_classes - 1) - 1e-12 <= cosine <= 1:
+        raise ValueError(f"cosine={cosine!r}; allowed for {n_classes} classes: {-1 / (n_classes - 1):.4g} to 1")
+    others = n_classes - 1
+    squared = 2 - 2 * (1 - cosine) * math.sqrt(others) / math.sqrt(n_classes * (1 + others * cosine**2))
+    return torch.tensor(max(0.0, squared), dtype=torch.float64).sqrt()
+
+
 def nc1_noise_floor(n_classes: int, n_per_class: int, dim: int, *, spectrum: Tensor | None = None) -> Tensor:
     r"""Mean of `nc1` where labels mean nothing: Gaussian features of one law for all C classes of K samples.
 

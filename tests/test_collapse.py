@@ -570,3 +570,19 @@ def test_cuda_equals_cpu():
         result = metric(x.cuda(), y)  # labels may lie elsewhere
         assert result.is_cuda
         torch.testing.assert_close(result.cpu(), metric(x, y), equal_nan=True)
+
+
+@pytest.mark.parametrize(("n_classes", "cosine"), [(2, -1.0), (5, -0.25), (5, 0.0), (7, 0.4), (60, 0.9)])
+def test_nc2_of_equal_cosines_is_that_of_such_means(n_classes, cosine):
+    gram = torch.full((n_classes, n_classes), cosine, dtype=torch.float64).fill_diagonal_(1.0)
+    values, vectors = torch.linalg.eigh(gram)
+    means = 3 * vectors * values.clamp_min(0).sqrt()
+    measured = collapse.nc2(means, torch.arange(n_classes), variant="uncentred")
+    torch.testing.assert_close(collapse.nc2_of_equal_cosines(n_classes, cosine), measured, atol=1e-7, rtol=1e-7)
+
+
+def test_nc2_of_equal_cosines_refuses():
+    with pytest.raises(ValueError, match="cosine=-0.5; allowed for 5 classes: -0.25 to 1"):
+        collapse.nc2_of_equal_cosines(5, -0.5)
+    with pytest.raises(ValueError, match="n_classes=1"):
+        collapse.nc2_of_equal_cosines(1, 0.0)
