@@ -1,5 +1,6 @@
 """Folders and zips of images, CIFAR's official binary files, and the published class lists."""
 
+import gzip
 import io
 import os
 import tarfile
@@ -15,7 +16,7 @@ from PIL import Image
 
 import ncbook
 from ncbook import datasets
-from ncbook.datasets import cifar
+from ncbook.datasets import cifar, mini_imagenet
 from ncbook.datasets._lists import KINDS, class_list
 
 DATA = os.environ.get("NCBOOK_DATA")
@@ -242,6 +243,92 @@ def test_training_on_colour_images_of_the_official_format(tmp_path, monkeypatch)
     )
     run = ncbook.train(experiment, runs_dir=tmp_path / "runs")
     assert run.config["image_shape"] == [3, 32, 32] and run.features("novel")[0].shape == (50, 256)
+
+
+def write_emnist(folder, packed):
+    """Two images of each label in the official idx format: one for training, one for testing."""
+    folder.mkdir(parents=True)
+    for part, order in (("train", list(range(47))), ("test", list(range(46, -1, -1)))):
+        images = np.zeros((47, 28, 28), np.uint8)
+        for row, label in enumerate(order):
+            images[row, 3, 20] = 200 + label  # row 3, column 20: upright it is row 20, column 3
+        files = {
+            f"emnist-balanced-{part}-images-idx3-ubyte": bytes((0, 0, 8, 3))
+            + np.array(images.shape, ">u4").tobytes()
+            + images.tobytes(),
+            f"emnist-balanced-{part}-labels-idx1-ubyte": bytes((0, 0, 8, 1))
+            + np.array([47], ">u4").tobytes()
+            + bytes(order),
+        }
+        for name, content in files.items():
+            path = folder / (name + (".gz" if packed else ""))
+            path.write_bytes(gzip.compress(content) if packed else content)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_emnist(tmp_path, packed):
+    write_emnist(tmp_path / "EMNIST" / "raw", packed)
+    found = datasets.load("emnist", tmp_path)
+    assert found.images.shape == (94, 1, 28, 28) and len(found.class_names) == 47
+    assert found.held_out.tolist() == [False, True] * 47
+    assert found.images[:, 0, 20, 3].tolist() == [200 + label for label in range(47) for _ in range(2)]
+    assert found.images.count_nonzero() == 94
+
+
+def test_damaged_emnist_files_are_named(tmp_path):
+    folder = tmp_path / "EMNIST" / "raw"
+    write_emnist(folder, packed=False)
+    path = folder / "emnist-balanced-train-images-idx3-ubyte"
+    whole = path.read_bytes()
+    for content, words in [(whole[:500], "cut short"), (b"<html>", "no idx file")]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            datasets.load("emnist", tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"emnist-balanced-train-images.*gzip\.zip"):
+        datasets.load("emnist", tmp_path)
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_mini_imagenet(tmp_path, monkeypatch, parts):
+    monkeypatch.setattr(mini_imagenet, "PER_CLASS", 3)
+    monkeypatch.setattr(mini_imagenet, "HELD_OUT", 1)
+    folders = {"source": "train/", "validation": "val/", "novel": "test/"}
+    files = {}
+    for kind in KINDS:
+        for number, wordnet_id in enumerate(class_list("mini_imagenet", kind)):
+            for i in range(3):
+                name = f"{folders[kind] if parts else ''}{wordnet_id}/{wordnet_id}_{i}.png"
+                files[name] = png((number, i, 0), (90, 84))
+    write(tmp_path / "mini_imagenet", files)
+    found = datasets.load("mini_imagenet", tmp_path)
+    assert found.images.shape == (300, 3, 84, 84) and found.class_names == sorted(found.class_names)
+    assert [len(found.official[kind]) for kind in KINDS] == [64, 16, 20]
+    assert found.held_out.view(100, 3).tolist() == [[False, False, True]] * 100
+    for kind in KINDS:
+        for number, wordnet_id in enumerate(class_list("mini_imagenet", kind)):
+            label = found.class_names.index(wordnet_id)
+            assert label in found.official[kind]
+            assert found.images[found.labels == label][:, :2, 40, 40].tolist() == [[number, i] for i in range(3)]
+
+    first = next(iter(files))
+    (tmp_path / "mini_imagenet" / first).unlink()
+    with pytest.raises(ValueError, match="must have 3 images; .* has 2"):
+        datasets.load("mini_imagenet", tmp_path)
+    write(tmp_path / "mini_imagenet", {first: files[first], "n99999999/0.png": png(0)})
+    with pytest.raises(ValueError, match="n99999999 is no class"):
+        datasets.load("mini_imagenet", tmp_path)
+
+
+def test_mini_imagenet_in_the_wrong_part_or_absent(tmp_path):
+    novel, source = class_list("mini_imagenet", "novel")[0], class_list("mini_imagenet", "source")[0]
+    validation = class_list("mini_imagenet", "validation")[0]
+    names = [f"train/{novel}", f"train/{source}", f"val/{validation}"]
+    write(tmp_path / "mini_imagenet", {f"{name}/0.png": png(0) for name in names})
+    with pytest.raises(ValueError, match="is not a source class"):
+        datasets.load("mini_imagenet", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no official download.*n01532829/.*Pickled copies are not read"):
+        datasets.load("mini_imagenet", tmp_path / "nowhere")
 
 
 @pytest.mark.skipif(

@@ -48,7 +48,7 @@ def test_anatomy(root, name):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
 
 
-@pytest.mark.parametrize("file", ["omniglot", "cifar_fs", "fc100"])
+@pytest.mark.parametrize("file", ["omniglot", "cifar_fs", "fc100", "mini_imagenet", "emnist"])
 def test_settings_are_known_parameters(root, file):
     settings = yaml.safe_load((root / "notebooks" / "params" / f"{file}.yaml").read_text())
     Experiment(**settings)

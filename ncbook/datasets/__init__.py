@@ -25,8 +25,10 @@ __all__ = ["MODULES", "ClassSplit", "ImageClasses", "Subset", "load", "split"]
 MODULES = {
     "cifar10": "ncbook.datasets.cifar:load_cifar10",
     "cifar_fs": "ncbook.datasets.cifar:load_cifar_fs",
+    "emnist": "ncbook.datasets.emnist",
     "fc100": "ncbook.datasets.cifar:load_fc100",
     "folder": "ncbook.datasets.folder",
+    "mini_imagenet": "ncbook.datasets.mini_imagenet",
     "omniglot": "ncbook.datasets.omniglot",
     "strokes": "ncbook.datasets.strokes",
 }

@@ -27,6 +27,8 @@ FACTS = {
     "omniglot": Facts(classes=1_623, steps=600),
     "cifar10": Facts(classes=10, steps=2_000),
     "cifar_fs": Facts(classes=100, steps=4_000, official=(64, 20)),
+    "mini_imagenet": Facts(classes=100, steps=6_000, official=(64, 20)),
+    "emnist": Facts(classes=47, steps=1_000),
     "fc100": Facts(classes=100, steps=4_000, official=(60, 20)),
 }
 NAMES = tuple(FACTS)
