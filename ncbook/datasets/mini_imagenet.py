@@ -44,8 +44,8 @@ def load(root: str | os.PathLike | None = None, *, size: int = 84) -> ImageClass
     if source is None:
         where = f"not in {base}" if base is not None else "not found: neither root nor NCBOOK_DATA is given"
         raise FileNotFoundError(
-            f"mini_imagenet is {where}. It has no official download. Put a folder mini_imagenet/ or a mini_imagenet.zip "
-            f"there with one folder of {PER_CLASS} images for each of its 100 classes, named by the WordNet ids of the "
+            f"mini_imagenet is {where}. It has no official download. Put a folder mini_imagenet/ or a mini_imagenet.zip"
+            f" there with one folder of {PER_CLASS} images for each of its 100 classes, named by the WordNet ids of the "
             "lists of Ravi and Larochelle, such as n01532829/ or train/n01532829/. Pickled copies are not read."
         )
     key = hashlib.sha256(f"mini_imagenet {VERSION} {size} {folder.fingerprint(source)}".encode()).hexdigest()
