@@ -45,8 +45,8 @@ def load(root: str | os.PathLike | None = None, *, size: int = 84) -> ImageClass
         where = f"not in {base}" if base is not None else "not found: neither root nor NCBOOK_DATA is given"
         raise FileNotFoundError(
             f"mini_imagenet is {where}. It has no official download. Put a folder mini_imagenet/ or a mini_imagenet.zip"
-            f" there with one folder of {PER_CLASS} images for each of its 100 classes, named by the WordNet ids of the "
-            "lists of Ravi and Larochelle, such as n01532829/ or train/n01532829/. Pickled copies are not read."
+            f" there with one folder of {PER_CLASS} images for each of its 100 classes, named by the WordNet ids of the"
+            " lists of Ravi and Larochelle, such as n01532829/ or train/n01532829/. Pickled copies are not read."
         )
     key = hashlib.sha256(f"mini_imagenet {VERSION} {size} {folder.fingerprint(source)}".encode()).hexdigest()
     return cached("mini_imagenet", key, lambda: _build(source, size))
