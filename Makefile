@@ -42,8 +42,8 @@ run: env  ## The main job: notebooks 01 to 04 with their defaults, results in ou
 test: env  ## All tests, then all notebooks against their committed outputs.
 	runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs"; set -e; \
 	$(BIN)/pytest; \
-	$(BIN)/pytest --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 180 \
-		--nbval-sanitize-with tests/notebooks/sanitize.cfg --timeout 300 --durations 8
+	$(BIN)/pytest --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 600 \
+		--nbval-sanitize-with tests/notebooks/sanitize.cfg --timeout 900 --durations 8
 
 .PHONY: notebooks
 notebooks: env  ## Run all notebooks in place with their defaults: the only outputs that are committed.

@@ -337,7 +337,7 @@ class _Training:
         if set(self.measured) <= set(self.measurements) and not (self.directory / "resume.safetensors").is_file():
             return self._finish()  # only the last mark was lost
         begin, self.partial = self._restore()  # epochs done, and the state within the next one
-        images = self.splits.source_train.images.to(self.device)
+        images = self._at_hand(self.splits.source_train.images)
         labels = self.splits.source_train.labels.to(self.device)
         label = f"{self.experiment.dataset}, {self.experiment.n_source} source classes"
         with Held() as self.signals, Progress(self.steps, label, done=begin * self.steps_per_epoch) as bar:
@@ -355,6 +355,12 @@ class _Training:
                     self._checkpoint(epoch)
                 bar.advance(self.steps_per_epoch, f"loss {loss:.3f}")
         self._finish()
+
+    def _at_hand(self, images: torch.Tensor) -> torch.Tensor:
+        """The images on the device, or where they are when they would take more than half of its free memory."""
+        if self.device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(self.device)[0] / 2:
+            return images
+        return images.to(self.device)
 
     def _finish(self) -> None:
         seconds = sum(row["seconds"] for row in self.seconds)
@@ -387,7 +393,8 @@ class _Training:
             )
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            pixels = AUGMENT[self.experiment.augmentation](runs.as_input(images[batch]), noise)
+            chosen = images[batch.to(images.device)].to(self.device)
+            pixels = AUGMENT[self.experiment.augmentation](runs.as_input(chosen), noise)
             total += self._step(pixels, labels[batch])
             if self.signals.pending is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
                 self._checkpoint(epoch - 1, step + 1, self._state(noise, total))

@@ -3,6 +3,8 @@
 import gzip
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import time
 import warnings
@@ -15,7 +17,7 @@ import torch
 from PIL import Image
 
 import ncbook
-from ncbook import datasets
+from ncbook import datasets, runs
 from ncbook.datasets import cifar, mini_imagenet
 from ncbook.datasets._lists import KINDS, class_list
 
@@ -359,3 +361,45 @@ def test_omniglot_with_rotations_as_classes(monkeypatch):
     assert torch.equal(turned, torch.rot90(plain.images[plain.labels == 7], 1, dims=(2, 3)))
     with pytest.raises(ValueError, match="protocol='snell'"):
         datasets.load("omniglot", protocol="snell")
+
+
+def anonymous_memory(code, **environment):
+    """Megabytes of its own memory a process ends with, and what it prints."""
+    code += "\nprint([int(l.split()[1]) // 1000 for l in open('/proc/self/status') if l.startswith('RssAnon')][0])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    *printed, memory = done.stdout.split()
+    return printed, int(memory)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+def test_a_data_set_larger_than_memory_is_mapped(tmp_path):
+    write(tmp_path, {f"pictures/{c}/{i}.png": png((c, i, 0), (256, 256)) for c in range(8) for i in range(50)})
+    code = f"""
+from ncbook import datasets, runs
+for again in range(2):
+    images = datasets.load("folder", root={str(tmp_path)!r}, path="pictures", size=256)
+    parts = datasets.split(images, n_source=4, n_novel=4)
+    print(images.fingerprint, parts.source_train.images[-1].sum().item(), parts.novel.images[3, :, 5, 5].tolist()[1])
+"""
+    found, little = anonymous_memory(code, NCBOOK_MEMORY_GB="0.05")
+    mapped, again = anonymous_memory(code, NCBOOK_MEMORY_GB="0.05")
+    in_memory, much = anonymous_memory(code, NCBOOK_MEMORY_GB="100")
+    assert found == mapped == in_memory
+    pixels = 400 * 3 * 256 * 256 / 1e6  # 79 MB, and each half once more in its split
+    assert max(little, again) < much - 1.8 * pixels
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+def test_a_run_on_mapped_images_has_the_same_bits(tmp_path, monkeypatch):
+    experiment = ncbook.Experiment(n_source=6, n_novel=8, epochs=2, batch_size=32, measurements=2)
+    here = ncbook.train(experiment, runs_dir=tmp_path / "a")
+    runs._images.cache_clear()
+    monkeypatch.setenv("NCBOOK_MEMORY_GB", "0.00001")
+    mapped = ncbook.train(experiment, runs_dir=tmp_path / "b")
+    assert here.history.equals(mapped.history)
+    monkeypatch.setenv("NCBOOK_MEMORY_GB", "much")
+    with pytest.raises(ValueError, match="NCBOOK_MEMORY_GB='much'; allowed"):
+        datasets.load("strokes", n_classes=5)
+    runs._images.cache_clear()

@@ -203,13 +203,15 @@ def _class_order(images: ImageClasses, pool: list[int], class_seed: int) -> list
 def _subset(images: ImageClasses, classes: list[int], keep: Tensor | None = None) -> Subset:
     import torch
 
+    from ncbook.datasets._pixels import take
+
     new_label = torch.full((len(images.class_names),), -1)  # [all classes], -1: not chosen
     new_label[torch.tensor(classes, dtype=torch.int64)] = torch.arange(len(classes))
     labels = new_label[images.labels]  # [N]
     chosen = labels >= 0 if keep is None else (labels >= 0) & keep
     rows = chosen.nonzero().squeeze(1)
     rows = rows[labels[rows].argsort(stable=True)]
-    return Subset(images.images[rows], labels[rows], [images.class_names[c] for c in classes])
+    return Subset(take(images.images, rows), labels[rows], [images.class_names[c] for c in classes])
 
 
 def _check_known(what: str, name: object, allowed: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Decoded data sets on disk: one safetensors file each, written whole or not at all, checked at every load.
 
-Reads and writes only below `cache_folder()`. Called by the modules of `ncbook.datasets`.
+A file too large for memory is mapped into it. Reads and writes only below `cache_folder()`. Called by the modules of
+`ncbook.datasets`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
 import safetensors.torch
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 
 from ncbook.datasets import ImageClasses
+from ncbook.datasets._pixels import cache_folder, fits_in_memory
 
-
-def cache_folder() -> Path:
-    """The environment variable NCBOOK_CACHE, else the user's cache folder for ncbook."""
-    folder = os.environ.get("NCBOOK_CACHE") or platformdirs.user_cache_dir("ncbook")
-    return Path(folder).expanduser().absolute()
+__all__ = ["cache_folder", "cached"]
 
 
 def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClasses:
@@ -38,6 +36,7 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
         build: Makes the data set.
     """
     path = cache_folder() / "datasets" / f"{name}-{key[:20]}.safetensors"
+    fits_in_memory(0)  # a wrong setting is refused before any work
     try:
         return _read(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -53,10 +52,15 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
 
 
 def _read(path: Path) -> ImageClasses:
-    content = path.read_bytes()  # not memory-mapped: a file cut short while mapped would kill the process
-    tensors = safetensors.torch.load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    description = json.loads(header["__metadata__"]["description"])
+    if fits_in_memory(path.stat().st_size):
+        content = path.read_bytes()  # not mapped: a file cut short while mapped would kill the process
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    else:
+        with safe_open(path, "pt") as file:  # its tensors are views of the mapped file
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata()
+    description = json.loads(header["description"])
     checksum = description.pop("checksum")
     images = ImageClasses(**tensors, **description)
     if _checksum(images) != checksum:
@@ -70,7 +74,7 @@ def _checksum(images: ImageClasses) -> str:
 
 
 def _write(path: Path, images: ImageClasses) -> None:
-    tensors = {key: getattr(images, key).contiguous() for key in ("images", "labels", "held_out")}
+    tensors = {key: getattr(images, key).contiguous() for key in ("labels", "held_out", "images")}
     description = {key: getattr(images, key) for key in ("name", "class_names", "official")}
     description["checksum"] = _checksum(images)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +83,23 @@ def _write(path: Path, images: ImageClasses) -> None:
             left.unlink(missing_ok=True)
     temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(safetensors.torch.save(tensors, {"description": json.dumps(description)}))
+        _stream(temporary, tensors, {"description": json.dumps(description)})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _stream(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """As safetensors.torch.save_file, which would hold a second copy of the pixels in memory."""
+    header, end = {"__metadata__": metadata}, 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):  # keeps them aligned
+        start, end = end, end + tensor.nbytes
+        kind = {torch.uint8: "U8", torch.int64: "I64", torch.bool: "BOOL"}[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    words = json.dumps(header).encode()
+    words += b" " * (-len(words) % 8)
+    with path.open("wb") as file:
+        file.write(len(words).to_bytes(8, "little") + words)
+        for name in header.keys() - {"__metadata__"}:
+            file.seek(8 + len(words) + header[name]["data_offsets"][0])
+            file.write(tensors[name].numpy())

@@ -11,16 +11,17 @@ import io
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ncbook.datasets import ImageClasses
+from ncbook.datasets import ImageClasses, _pixels
 from ncbook.datasets._cache import cached
 
 VERSION = 1  # raise when the same files give other pixels
@@ -77,15 +78,12 @@ def load(
 
 
 def fingerprint(source: Path) -> str:
-    """What decides the content: a zip's list of names, sizes and checksums; of a folder names, sizes and times."""
-    digest = hashlib.sha256()
+    """sha256 (hex) of what decides the content: a zip's bytes; of a folder names, sizes and times."""
     if source.is_file():
-        with _opened(source) as archive:
-            entries = [f"{i.filename} {i.file_size} {i.CRC}" for i in archive.infolist()]
-    else:
-        entries = [f"{p.relative_to(source)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in _files(source)]
-    digest.update("\n".join(sorted(entries)).encode())
-    return digest.hexdigest()
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    entries = [f"{p.relative_to(source)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in _files(source)]
+    return hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()
 
 
 @contextmanager
@@ -109,104 +107,106 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _contents(source: Path) -> Iterator[tuple[str, bytes | Exception]]:
-    """(path within the source, bytes or what went wrong) of every image file, in order of paths."""
+@contextmanager
+def _readers(source: Path) -> Iterator[dict[str, Callable[[], bytes]]]:
+    """Path within the source -> what reads it, of every image file."""
     if source.is_dir():
-        for path in _files(source):
-            if path.suffix.lower() in SUFFIXES:
-                yield path.relative_to(source).as_posix(), path.read_bytes()
+        paths = [path for path in _files(source) if path.suffix.lower() in SUFFIXES]
+        yield {path.relative_to(source).as_posix(): path.read_bytes for path in paths}
         return
     with _opened(source) as archive:
-        for entry in sorted(archive.infolist(), key=lambda i: i.filename):
+        readers = {}
+        for entry in archive.infolist():
             name = PurePosixPath(entry.filename)
             if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
                 raise ValueError(f"{source} holds {entry.filename!r}, a path that leads out of it: it is not read")
             hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
             link = (entry.external_attr >> 28) == 0xA
-            if entry.is_dir() or hidden or link or name.suffix.lower() not in SUFFIXES:
-                continue
-            if entry.file_size > LARGEST_FILE:
-                yield str(name), ValueError(f"{entry.file_size} bytes unpacked; allowed: {LARGEST_FILE}")
-                continue
-            try:
-                yield str(name), archive.read(entry)
-            except (zipfile.BadZipFile, OSError, EOFError) as error:
-                yield str(name), error
+            if not (entry.is_dir() or hidden or link) and name.suffix.lower() in SUFFIXES:
+                readers[str(name)] = partial(_unpack, archive, entry)
+        yield readers
 
 
-def _decode(content: bytes | Exception, size: int, channels: int) -> np.ndarray | Exception:
-    """Pixels [channels, size, size], or what went wrong."""
-    if isinstance(content, Exception):
-        return content
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-            image.load()
-        orientation = image.getexif().get(0x0112, 1)
-        if orientation != 1:
-            from PIL import ImageOps
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.file_size > LARGEST_FILE:
+        raise ValueError(f"{entry.file_size} bytes unpacked; allowed: {LARGEST_FILE}")
+    return archive.read(entry)
 
-            image = ImageOps.exif_transpose(image)
-        if image.mode in ("RGBA", "LA", "P", "PA"):  # on white, as on paper
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        image = image.convert("RGB" if channels == 3 else "L")
-        if image.size != (size, size):
-            scale = size / min(image.size)
-            wide, high = (max(size, round(side * scale)) for side in image.size)
-            image = image.resize((wide, high), Image.Resampling.BILINEAR)  # averages when it shrinks
-            left, top = (wide - size) // 2, (high - size) // 2
-            image = image.crop((left, top, left + size, top + size))
-        pixels = np.asarray(image)
-        return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    except Exception as error:  # Pillow raises a dozen types for damaged bytes
-        return error
+
+def _decode(content: bytes, size: int, channels: int) -> np.ndarray:
+    """Pixels [channels, size, size]. Pillow raises a dozen types for damaged bytes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    orientation = image.getexif().get(0x0112, 1)
+    if orientation != 1:
+        from PIL import ImageOps
+
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "P", "PA"):  # on white, as on paper
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = image.convert("RGB" if channels == 3 else "L")
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        wide, high = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((wide, high), Image.Resampling.BILINEAR)  # averages when it shrinks
+        left, top = (wide - size) // 2, (high - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _classes(
+    source: Path, paths: list[str], held_out: float | str
+) -> tuple[list[str], list[str], list[int], list[bool]]:
+    """Paths sorted by class, then held out last, then by name; class names; labels; held out by its top folder."""
+    parts = [PurePosixPath(path).parts for path in paths]
+    common = len(os.path.commonprefix([p[:-1] for p in parts])) if parts else 0  # one folder around everything
+    if parts and any(len(p) - 1 == common for p in parts):
+        common = max(0, common - 1)  # that folder holds images: it is a class
+    top = 1 if isinstance(held_out, str) else 0  # top folder / class / file
+    rows = sorted(
+        ("/".join(p[common + top : -1]), p[common] == held_out, path) for p, path in zip(parts, paths, strict=True)
+    )
+    class_names = sorted({name for name, _, _ in rows})
+    if len(class_names) < 2:
+        raise ValueError(f"{source} holds {len(class_names)} class folders of images; allowed: at least 2")
+    index = {name: i for i, name in enumerate(class_names)}
+    return [row[2] for row in rows], class_names, [index[row[0]] for row in rows], [row[1] for row in rows]
 
 
 def build(
     source: Path, name: str, size: int, channels: int, held_out: float | str, broken: str = "refuse"
 ) -> ImageClasses:
     """Read every image of a folder or zip; ``held_out`` is a share, or the name of the top folder that is held out."""
-    names, pixels, failed = [], [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
-        pending = [(path, pool.submit(_decode, content, size, channels)) for path, content in _contents(source)]
-        for path, future in pending:
-            found = future.result()
-            if isinstance(found, Exception):
-                failed.append(f"{path} ({found})")
-            else:
-                names.append(path)
-                pixels.append(found)
+    with _readers(source) as readers, ThreadPoolExecutor(os.cpu_count()) as pool:
+        paths, *_ = _classes(source, list(readers), held_out)
+        images = _pixels.empty((len(paths), channels, size, size))
+        rows = images.numpy()
+
+        def decode(i: int) -> str | None:
+            """Fill row i; returns what went wrong, if anything."""
+            try:
+                rows[i] = _decode(readers[paths[i]](), size, channels)
+            except Exception as error:
+                return f"{paths[i]} ({error})"
+
+        outcome = list(pool.map(decode, range(len(paths))))  # Pillow decodes without Python's lock
+    failed = [text for text in outcome if text is not None]
     if failed:
-        text = f"{len(failed)} of {len(pending)} images in {source} cannot be read: {'; '.join(failed[:3])}"
+        text = f"{len(failed)} of {len(paths)} images in {source} cannot be read: {'; '.join(failed[:3])}"
         if broken == "refuse":
             raise ValueError(text + ("; …" if len(failed) > 3 else "") + ". broken='skip' leaves them out")
         warnings.warn(text + "; they are left out", stacklevel=2)
-    parts = [PurePosixPath(path).parts for path in names]
-    common = len(os.path.commonprefix([p[:-1] for p in parts])) if parts else 0  # one folder around everything
-    if parts and any(len(p) - 1 == common for p in parts):
-        common = max(0, common - 1)  # that folder holds images: it is a class
-    parts = [p[common:] for p in parts]
-    if isinstance(held_out, str):  # top folder / class / file
-        aside = [p[0] == held_out for p in parts]
-        classes = ["/".join(p[1:-1]) for p in parts]
-    else:
-        aside = None
-        classes = ["/".join(p[:-1]) for p in parts]
-    class_names = sorted(set(classes))
-    if len(class_names) < 2:
-        raise ValueError(f"{source} holds {len(class_names)} class folders of images; allowed: at least 2")
-    index = {class_name: i for i, class_name in enumerate(class_names)}
-    labels = np.array([index[c] for c in classes])
-    order = np.lexsort((names, labels)) if aside is None else np.lexsort((names, aside, labels))
-    labels = torch.from_numpy(labels[order])
-    if aside is None:
+        good = [i for i, text in enumerate(outcome) if text is None]
+        images, paths = _pixels.keep(images, torch.tensor(good)), [paths[i] for i in good]
+    _, class_names, labels, aside = _classes(source, paths, held_out)
+    labels, out = torch.tensor(labels), torch.tensor(aside)
+    if not isinstance(held_out, str):
         counts = labels.bincount()
         kept = torch.maximum((counts * (1 - held_out)).round().long(), torch.ones_like(counts))
         kept = torch.where((counts > 1) & (held_out > 0), torch.minimum(kept, counts - 1), kept)
         place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
         out = place >= kept[labels]
-    else:
-        out = torch.tensor(aside)[torch.from_numpy(order)]
-    images = torch.from_numpy(np.stack([pixels[i] for i in order]))
     return ImageClasses(name=name, images=images, labels=labels, class_names=class_names, held_out=out)
