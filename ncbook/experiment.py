@@ -92,7 +92,7 @@ class Experiment:
         backbone: the feature map f.
         objective: what is minimised.
         n_source: source classes l the network is trained on.
-        n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from.
+        n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from; None: there are none.
         epochs: passes over the source training samples. None: as many as make the data set's default number
             of optimisation steps (`ncbook.datasets.facts`), whatever `n_source` is.
         batch_size: largest number of images a step; an epoch is cut into equal batches.
@@ -123,7 +123,7 @@ class Experiment:
     backbone: str = "conv4"
     objective: str = "cross_entropy"
     n_source: int = 64
-    n_novel: int = 100
+    n_novel: int | None = 100
     epochs: int | None = None
     batch_size: int = 64
     learning_rate: float = 0.2
@@ -144,14 +144,15 @@ class Experiment:
         _one_of("backbone", self.backbone, BACKBONES)
         _one_of("objective", self.objective, OBJECTIVES)
         _whole("n_source", self.n_source, 2)
-        _whole("n_novel", self.n_novel, 2)
+        if self.n_novel is not None:
+            _whole("n_novel", self.n_novel, 2)
         lists = FACTS[self.dataset].official
-        if lists is not None and (self.n_source > lists[0] or self.n_novel > lists[1]):
+        if lists is not None and (self.n_source > lists[0] or (self.n_novel or 0) > lists[1]):
             raise ParameterError(
                 f"n_source={self.n_source} and n_novel={self.n_novel} ask for more classes than {self.dataset!r} has: "
                 f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes"
             )
-        if self.n_source + self.n_novel > FACTS[self.dataset].classes:
+        if self.n_source + (self.n_novel or 0) > FACTS[self.dataset].classes:
             raise ParameterError(
                 f"n_source={self.n_source} and n_novel={self.n_novel} ask for more classes than "
                 f"{self.dataset!r} has: allowed together: {FACTS[self.dataset].classes}"

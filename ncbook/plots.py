@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = {"source_train": "#0072B2", "source_test": "#009E73", "novel": "#D55E00", "validation": "#CC79A7"}
+CLASSES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 NAMES = {
     "source_train": "source classes, training samples",
     "source_test": "source classes, unseen samples",
@@ -33,8 +34,11 @@ METRICS = {
     "accuracy_5shot": "5-shot accuracy (share, 5-way)",
     "accuracy_1shot": "1-shot accuracy (share, 5-way)",
     "min_distance": "smallest distance of class means",
+    "min_distance_normalised": "smallest distance of class means\n/ their mean distance from the centre",
+    "fuzziness": "separation fuzziness",
+    "mismatch": "nearest-mean mismatch (share)",
 }
-LOGARITHMIC = {"cdnv", "nc1", "loss"}
+LOGARITHMIC = {"cdnv", "nc1", "loss", "fuzziness"}
 
 
 def use_style() -> None:
@@ -104,21 +108,96 @@ def _shades(n_source: pd.Series) -> dict[int, tuple]:
     return dict(zip(sizes, mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(sizes))), strict=True))
 
 
-def by_source_classes(table: pd.DataFrame, split: str, metric: str, *, ax: Axes, x: str = "step") -> Axes:
-    """One metric of one split over training, one curve for each number of source classes (dark = many)."""
+def _with_band(ax: Axes, rows: pd.DataFrame, x: str, colour, label: str) -> None:
+    """The mean over repeats, in a band from the smallest to the largest of them."""
+    found = rows.groupby(x)["value"].agg(["mean", "min", "max"])
+    ax.plot(found.index, found["mean"], "o-", color=colour, label=label)
+    if (found["min"] < found["max"]).any():
+        ax.fill_between(found.index, found["min"], found["max"], color=colour, alpha=0.25, linewidth=0)
+
+
+def by_source_classes(
+    table: pd.DataFrame, split: str, metric: str, *, ax: Axes, x: str = "step", by: str = "n_source"
+) -> Axes:
+    """One metric of one split over training, one curve for each number of source classes (dark = many).
+
+    Args:
+        table: tidy histories with a column ``n_source``; several runs of one number make a band from the smallest to
+            the largest value around their mean.
+        split: which split.
+        metric: which metric.
+        ax: where to draw.
+        x: "epoch" or "step".
+        by: another column that tells the runs apart, such as "layers".
+    """
     rows = table[(table["split"] == split) & (table["metric"] == metric)]
-    for n_source, shade in _shades(rows["n_source"]).items():
-        line = rows[rows["n_source"] == n_source]
-        ax.plot(line[x], line["value"], "o-", color=shade, label=f"{n_source}")
+    for key, shade in _shades(rows[by]).items():
+        _with_band(ax, rows[rows[by] == key], x, shade, f"{key:g}")
     ax.set_title(NAMES.get(split, split), fontsize=9)
     return _axes(ax, metric, x)
 
 
+def by_layer(layers: pd.DataFrame, metric: str, *, ax: Axes, by: str = "layers", dashed=()) -> Axes:
+    """A layer-wise metric against the layer's depth, one curve a network (dark = deep).
+
+    Args:
+        layers: rows of `layerwise.measure` of several networks, with a column ``by``.
+        metric: "cdnv", "fuzziness" or "mismatch".
+        ax: where to draw.
+        by: the column that tells the networks apart.
+        dashed: networks drawn dashed, such as those that are not trained.
+    """
+    for key, shade in _shades(layers[by]).items():
+        line = layers[layers[by] == key]
+        ax.plot(line["depth"], line[metric], "o--" if key in dashed else "o-", color=shade, label=f"{key:g}")
+    _axes(ax, metric, "epoch").set_xlabel("layer")
+    return ax
+
+
+DATA = {
+    "mini_imagenet": "Mini-ImageNet",
+    "cifar_fs": "CIFAR-FS",
+    "fc100": "FC-100",
+    "omniglot": "Omniglot",
+    "strokes": "strokes",
+}
+SHOTS = {1: "#E69F00", 5: "#0072B2"}
+
+
+def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str) -> Axes:
+    """Accuracies of one data set as dots with their intervals, a row a method, a colour a shot.
+
+    Args:
+        cells: method, dataset, shot, accuracy, half_width (of the 95 % interval, NaN for none), and ``mark``: "measured
+            here" is drawn filled, what is published hollow.
+        ax: where to draw.
+        dataset: which data set.
+    """
+    methods = list(dict.fromkeys(cells["method"]))[::-1]
+    rows = cells[cells["dataset"] == dataset]
+    for shot, colour in SHOTS.items():
+        for here in (True, False):
+            part = rows[(rows["shot"] == shot) & ((rows["mark"] == "measured here") == here)]
+            place = [methods.index(method) for method in part["method"]]
+            face = colour if here else "white"
+            ax.errorbar(part["accuracy"], place, xerr=part["half_width"].fillna(0), fmt="o", color=colour,
+                        markerfacecolor=face, markersize=4, linewidth=1)  # fmt: skip
+    measured = set(cells.loc[cells["mark"] == "measured here", "method"])
+    names = [f"here: {method}" if method in measured else method for method in methods]
+    ax.set_yticks(range(len(methods)), names, fontsize=7)
+    ax.set_ylim(-0.7, len(methods) - 0.3)
+    ax.set_xlabel("5-way accuracy (share)")
+    ax.set_title(DATA.get(dataset, dataset), fontsize=9)
+    return ax
+
+
 def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits=("source_test", "novel")) -> Axes:
-    """Final value of a metric against the number of source classes, one line a split."""
-    last = table[table["metric"] == metric].sort_values("epoch").groupby(["split", "n_source"])["value"].last()
+    """Final value of a metric against the number of source classes, one line a split; a band over repeats."""
+    rows = table if "repeat" in table else table.assign(repeat=0)
+    rows = rows[rows["metric"] == metric].sort_values("epoch")
+    last = rows.groupby(["split", "n_source", "repeat"], as_index=False)["value"].last()
     for split in splits:
-        ax.plot(last[split].index, last[split].values, "o-", color=COLOURS[split], label=NAMES[split])
+        _with_band(ax, last[last["split"] == split], "n_source", COLOURS[split], NAMES[split])
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     _axes(ax, metric, "epoch").set_xlabel("number of source classes")
@@ -128,7 +207,9 @@ def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits
 def accuracy_against_cdnv(table: pd.DataFrame, *, ax: Axes, split: str = "novel", shot: int = 5) -> Axes:
     """Few-shot accuracy against CDNV on one split: a point for each network and measured epoch."""
     metric = f"accuracy_{shot}shot"
-    wide = table[table["split"] == split].pivot_table(index=["n_source", "epoch"], columns="metric", values="value")
+    rows = table if "repeat" in table else table.assign(repeat=0)
+    keys = ["n_source", "repeat", "epoch"]
+    wide = rows[rows["split"] == split].pivot_table(index=keys, columns="metric", values="value")
     for n_source, shade in _shades(table["n_source"]).items():
         points = wide.loc[n_source]
         ax.plot(points["cdnv"], points[metric], "o", color=shade, alpha=0.85, label=f"{n_source}")
@@ -254,3 +335,15 @@ def save(fig: Figure, name: str, numbers: pd.DataFrame | None = None) -> None:
     fig.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
     if numbers is not None:
         numbers.to_csv(path.with_suffix(".csv"), index=False, float_format="%.6g")
+
+
+def save_table(frame: pd.DataFrame, name: str) -> None:
+    """Write a table as Markdown, LaTeX and CSV into the folder NCBOOK_FIGURES; nothing where that is not set."""
+    folder = os.environ.get("NCBOOK_FIGURES")
+    if not folder:
+        return
+    path = Path(folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_markdown(path.with_suffix(".md"))
+    frame.to_latex(path.with_suffix(".tex"))
+    frame.to_csv(path.with_suffix(".csv"))

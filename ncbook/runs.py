@@ -24,6 +24,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
@@ -169,41 +170,44 @@ def _processor() -> str:
 
 
 @torch.no_grad()
-def extract(
-    backbone: nn.Module, images: torch.Tensor, *, layer: str | None = None, batch: int | None = None
-) -> torch.Tensor:
-    """Features of images, in evaluation mode and float32, on the device of the backbone.
+def extract_layers(
+    backbone: nn.Module, images: torch.Tensor, layers: Sequence[str], *, batch: int | None = None
+) -> list[torch.Tensor]:
+    """Flattened outputs of named layers, in evaluation mode and float32, on the device of the backbone.
 
     Args:
         backbone: the feature map; its mode is restored afterwards.
         images: uint8 [N, C, H, W], any device.
-        layer: the named layer whose flattened output is wanted; None: the features f(x).
+        layers: names of `ncbook.backbones.layers`, or "" for the features f(x).
         batch: images a forward pass; None: as many as are fast, 64 on a CPU (they stay in its cache: twice as
             fast as 512), 1,024 elsewhere.
 
     Returns:
-        float32 [N, D].
+        float32 [N, D_layer] for each layer, from one forward pass.
     """
     device = next(backbone.parameters()).device
     batch = batch or (64 if device.type == "cpu" else 1024)
-    kept: list[torch.Tensor] = []
-    hook = None
-    if layer is not None:
-        module = backbone.get_submodule(layer)
-        hook = module.register_forward_hook(lambda _m, _i, output: kept.append(output.flatten(1).clone()))
+    kept: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+
+    def keep(name):  # a copy: the next module may work in place
+        return lambda _module, _input, output: kept[name].append(output.flatten(1).clone())
+
+    hooks = [backbone.get_submodule(name).register_forward_hook(keep(name)) for name in kept]
     training = backbone.training
     backbone.eval()
     try:
         for chunk in images.split(batch):
-            pixels = as_input(chunk.to(device))
-            output = backbone(pixels)
-            if layer is None:
-                kept.append(output)
+            backbone(as_input(chunk.to(device)))
     finally:
         backbone.train(training)
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
-    return torch.cat(kept).float()
+    return [torch.cat(kept[name]).float() for name in layers]
+
+
+def extract(backbone: nn.Module, images: torch.Tensor, *, layer: str | None = None) -> torch.Tensor:
+    """Features of images float32 [N, D], or outputs of one layer, as `extract_layers` does."""
+    return extract_layers(backbone, images, [layer or ""])[0]
 
 
 def as_input(images: torch.Tensor) -> torch.Tensor:

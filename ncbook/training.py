@@ -188,17 +188,6 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 AUGMENT = {"affine": affine, "crop_flip": crop_flip, "none": lambda images, generator: images}
 
 
-def median_debiased_cdnv(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Median over pairs of the CDNV freed of the bias of few samples: comparable between sample sizes.
-
-    A median, since a pair that cannot be told apart has no finite value; infinite where most pairs have none.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # pairs that cannot be told apart
-        pairs = collapse.cdnv_matrix(features, labels, debiased=True)
-    return pairs.nanmedian()
-
-
 def measure(features: torch.Tensor, labels: torch.Tensor, objective: torch.nn.Module | None = None) -> dict[str, float]:
     """Every number that a history keeps of one split.
 
@@ -211,20 +200,13 @@ def measure(features: torch.Tensor, labels: torch.Tensor, objective: torch.nn.Mo
         metric -> value: collapse metrics; loss, accuracy, nc3 and nc4 with a head; few-shot accuracies (5-way,
         15 queries, 2,000 episodes) where each class has enough samples.
     """
-    values = {
-        "cdnv": collapse.cdnv(features, labels),
-        "cdnv_debiased": median_debiased_cdnv(features, labels),
-        "nc1": collapse.nc1(features, labels),
-        "nc2": collapse.nc2(features, labels),
-        "min_distance": collapse.min_distance(features, labels),
-        "min_distance_normalised": collapse.min_distance(features, labels, normalised=True),
-    }
-    if objective is not None:
+    if objective is None:
+        values = collapse.summary(features, labels)
+    else:
         logits = objective.logits(features)
+        values = collapse.summary(features, labels, weight=objective.weight, logits=logits)
         values["loss"] = objective(features, labels)
         values["accuracy"] = (logits.argmax(1) == labels).double().mean()
-        values["nc3"] = collapse.nc3(features, labels, objective.weight)
-        values["nc4"] = collapse.nc4(features, labels, logits)
     counts = labels.bincount()
     for shot in (1, 5):
         if len(counts) >= 5 and int(counts.min()) >= shot + MEASURED_QUERY:

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ncbook import claims
+from ncbook import claims, published
 
 
 def history(values: dict[tuple[str, str], list[float]], n_source=None) -> pd.DataFrame:
@@ -135,3 +135,131 @@ def test_directional_predicts_needs_resamples_and_a_clear_gain():
     assert verdict(table(0.0)) == claims.OPEN
     assert verdict(table(0.1, n=20)) == claims.OPEN
     assert verdict(pd.DataFrame({"cdnv": [1.0]})) == claims.OPEN
+
+
+def networks(by, values):
+    """Histories of networks: {key of the network: {(split, metric): values over epochs}}."""
+    return pd.concat([history(lines).assign(**{by: key}) for key, lines in values.items()])
+
+
+def depth_table(train, test, accuracy=1.0):
+    lines = {}
+    for layers, last in train.items():
+        down = np.geomspace(2.0, last, 5)
+        there = test[layers] if isinstance(test, dict) else test
+        up = np.r_[np.geomspace(2.0, there, 3), there, there]
+        lines[layers] = {
+            ("source_train", "cdnv"): down, ("source_train", "cdnv_debiased"): down,
+            ("source_test", "cdnv"): up, ("source_test", "cdnv_debiased"): up,
+            ("source_train", "accuracy"): [0.1, 0.5, 0.9, 0.99, accuracy],
+        }  # fmt: skip
+    return networks("layers", lines)
+
+
+DEEPER = {3: 1.0, 5: 0.6, 10: 0.3, 20: 0.1}
+
+
+def test_claims_about_depth():
+    good = depth_table(DEEPER, 0.9 / 1)
+    assert verdict("deeper_collapses_more", good) == "holds"
+    assert verdict("deep_train_cdnv_falls", good) == "holds"
+    assert verdict("test_cdnv_plateaus", good) == "holds"
+    assert verdict("depth_test_above_train", good) == "does not hold"  # 3 layers: 1.0 > 0.9
+    assert verdict("depth_test_above_train", depth_table(DEEPER, 1.1)) == "holds"
+    shallow = depth_table({3: 0.1, 5: 0.3, 10: 0.6, 20: 1.0}, 1.1)
+    assert verdict("deeper_collapses_more", shallow) == "does not hold"
+    rising = depth_table({**DEEPER, 20: 4.0}, 1.1)  # from 2 up to 4
+    assert verdict("deep_train_cdnv_falls", rising) == "does not hold"
+    assert verdict("test_cdnv_plateaus", rising) == "does not hold"
+
+
+def test_untrained_networks_are_left_out_and_named():
+    table = depth_table({**DEEPER, 18: 5.0}, 1.1)
+    untrained = (table["layers"] == 18) & (table["metric"] == "accuracy")
+    table.loc[untrained, "value"] = 0.5
+    found = claims.judge(["deeper_collapses_more"], table)
+    assert found["verdict"][0] == "holds" and "left out below 99% train accuracy: 18 layers" in found["numbers"][0]
+    assert claims.trained(table) == [3, 5, 10, 20]
+    table.loc[table["metric"] == "accuracy", "value"] = 0.5
+    assert verdict("deeper_collapses_more", table) == "cannot be judged"
+
+
+def test_law_of_separation():
+    depth = np.arange(1, 9)
+    rng = np.random.default_rng(0)
+    exact = pd.DataFrame({"layers": 8, "depth": depth, "fuzziness": 0.7**depth * np.exp(0.01 * rng.normal(size=8))})
+    assert verdict("law_of_separation", exact) == "holds"
+    assert verdict("law_of_separation", exact.assign(fuzziness=[5, 1, 6, 2, 5, 1, 6, 2])) == "does not hold"
+    assert verdict("law_of_separation", exact.head(3)) == "cannot be judged"
+
+
+def test_class_means_stay_apart():
+    def rate(distance, cdnv=(1.0, 0.5, 0.3, 0.1)):
+        lines = {("source_train", m): distance for m in ("min_distance", "min_distance_normalised")}
+        return {**lines, ("source_train", "cdnv"): cdnv}
+
+    good = networks("learning_rate", {0.1: rate([1, 2, 3, 3]), 0.05: rate([1, 2, 2, 2])})
+    bad = networks("learning_rate", {0.1: rate([1, 2, 3, 1]), 0.05: rate([1, 2, 2, 2])})
+    assert verdict("means_stay_apart", good) == "holds"
+    assert verdict("means_stay_apart", bad) == "does not hold"
+
+
+def test_repeats_are_averaged_and_counted_one_by_one():
+    tables = [runs([0.4, 0.3, 0.25, 0.2], [0.8, 0.9, 0.95, 0.97]).assign(repeat=0),
+              runs([0.2, 0.25, 0.3, 0.4], [0.97, 0.9, 0.95, 0.8]).assign(repeat=1)]  # fmt: skip
+    both = pd.concat(tables)
+    assert claims.final(both, "novel", "cdnv").round(6).tolist() == [0.3, 0.275, 0.275, 0.3]
+    assert "n = 16" in claims.judge(["accuracy_follows_cdnv"], both)["numbers"][0]
+
+
+def cells(values):
+    rows = [(method, dataset, shot, accuracy, 0.01) for (method, dataset, shot), accuracy in values.items()]
+    return pd.DataFrame(rows, columns=["method", "dataset", "shot", "accuracy", "half_width"])
+
+
+def test_claims_about_the_table():
+    here = {("simple", "omniglot", 1): 0.8, ("simple", "omniglot", 5): 0.9}
+    best = "lr scheduling + model selection"
+    better = cells({**here, (best, "omniglot", 1): 0.85, (best, "omniglot", 5): 0.95})
+    alike = cells({**here, (best, "omniglot", 1): 0.801, (best, "omniglot", 5): 0.95})
+    worse = cells({**here, (best, "omniglot", 1): 0.7, (best, "omniglot", 5): 0.95})
+    assert [verdict("selection_helps_here", t) for t in (better, alike, worse)] == [
+        "holds", "cannot be judged", "does not hold"]  # fmt: skip
+    assert verdict("more_shots_are_better", better) == "holds"
+    assert verdict("more_shots_are_better", cells({**here, ("simple", "omniglot", 5): 0.7})) == "does not hold"
+    assert verdict("order_of_data_sets", better) == "cannot be judged"
+
+
+def test_the_published_table_is_what_its_claims_say():
+    names = ["more_shots_are_better", "order_of_data_sets", "selection_helps", "scheduling_alone_hurts_fc100"]
+    cells = published.table()
+    assert claims.judge(names, cells)["verdict"].tolist() == ["holds"] * 4
+    swapped = cells.replace({"dataset": {"cifar_fs": "fc100", "fc100": "cifar_fs"}})
+    assert verdict("order_of_data_sets", swapped) == "does not hold"
+    assert verdict("scheduling_alone_hurts_fc100", swapped) == "does not hold"
+    assert verdict("selection_helps", swapped) == "does not hold"  # with 5 shots on FC-100 it does not help
+    turned = cells.assign(accuracy=1 - cells["accuracy"])
+    assert verdict("selection_helps", turned) == "does not hold"
+
+
+def test_the_published_table():
+    cells = published.table()
+    assert len(cells) == 96 and not cells.duplicated(["method", "dataset", "shot"]).any()
+    assert cells["accuracy"].between(0.35, 0.9).all() and set(cells["mark"]) == set(published.MARKS)
+    assert cells["half_width"].max() < 0.02  # the one printed as 10.89 is not among them
+    assert cells.query("half_width.isna()")["method"].nunique() == 4
+
+
+def test_ledger(tmp_path, monkeypatch):
+    assert claims.ledger(tmp_path).empty
+    table = claims.judge(["new_classes"], history({("novel", "cdnv"): [1.0, 0.5]}))
+    monkeypatch.delenv("NCBOOK_FIGURES", raising=False)
+    claims.record(table, "03", "strokes")
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setenv("NCBOOK_FIGURES", str(tmp_path))
+    claims.record(table, "03", "strokes")
+    claims.record(table, "03", "omniglot")
+    claims.record(table, "03", "omniglot")  # again: in place of the first
+    found = claims.ledger(tmp_path)
+    assert found[["notebook", "data", "claim"]].values.tolist() == [["03", "omniglot", "new_classes"],
+                                                                    ["03", "strokes", "new_classes"]]  # fmt: skip

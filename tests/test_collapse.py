@@ -586,3 +586,36 @@ def test_nc2_of_equal_cosines_refuses():
         collapse.nc2_of_equal_cosines(5, -0.5)
     with pytest.raises(ValueError, match="n_classes=1"):
         collapse.nc2_of_equal_cosines(1, 0.0)
+
+
+def test_summary_is_the_functions_of_the_same_names():
+    torch.manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(8)
+    features = torch.randn(48, 12) + 2 * torch.randn(6, 12)[labels]
+    weight, logits = torch.randn(6, 12), torch.randn(48, 6)
+    found = collapse.summary(features, labels, weight=weight, logits=logits)
+    pairs = collapse.cdnv_matrix(features, labels, debiased=True)
+    expected = {
+        "cdnv": collapse.cdnv(features, labels),
+        "cdnv_debiased": pairs.nanmedian(),
+        "nc1": collapse.nc1(features, labels),
+        "nc2": collapse.nc2(features, labels),
+        "min_distance": collapse.min_distance(features, labels),
+        "min_distance_normalised": collapse.min_distance(features, labels, normalised=True),
+        "nc3": collapse.nc3(features, labels, weight),
+        "nc4": collapse.nc4(features, labels, logits),
+    }
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert "nc3" not in collapse.summary(features, labels)
+
+
+def test_class_mean_mismatch_counts_samples_near_other_means():
+    torch.manual_seed(1)
+    labels = torch.arange(4).repeat_interleave(10) * 3 + 5  # gaps
+    features = torch.randn(40, 3, dtype=torch.float64) + torch.randn(4, 3, dtype=torch.float64)[(labels - 5) // 3]
+    means = torch.stack([features[labels == c].mean(0) for c in labels.unique()])
+    wrong = (torch.cdist(features, means).argmin(1) != (labels - 5) // 3).double().mean()
+    assert 0 < wrong == collapse.class_mean_mismatch(features, labels)
+    assert collapse.class_mean_mismatch(means.repeat_interleave(2, 0), torch.arange(4).repeat_interleave(2)) == 0

@@ -10,18 +10,36 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
+from ncbook import claims
 from ncbook.experiment import Experiment
 
-NOTEBOOKS = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
+ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
+ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
+NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "08_paper_table"]
 APPENDICES = ["proofs", "tightness"]
-OWN = {"04_few_shot_bound": {"shot"}}  # parameters that are not the experiment's
+OWN = {  # parameters that are not the experiment's
+    "03_new_classes": {"repeats"},
+    "04_few_shot_bound": {"shot"},
+    "06_depth": {"depths", "per_class"},
+    "08_paper_table": {"datasets", "recipes", "episodes", "seeds"},
+}
+SETTINGS = {  # file -> notebooks it is for
+    **{name: ANY_NETWORK for name in ("omniglot", "cifar_fs", "fc100", "mini_imagenet", "emnist")},
+    "omniglot_full": ["03_new_classes"],
+    "cifar10_depth": ["06_depth"],
+    "cifar10_depth_cpu": ["06_depth"],
+    "paper_table": ["08_paper_table"],
+    "recipe_simple": ["08_paper_table"],
+    "recipe_lr_scheduling": ["08_paper_table"],
+    "recipe_model_selection": ["08_paper_table"],
+}
 
 
 def path(root, name):
     return root / "notebooks" / f"{name}.ipynb"
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [*ANY_NETWORK, "06_depth"])
 def test_parameters_are_those_of_an_experiment(root, name):
     found = inspect_notebook(str(path(root, name)))
     parameters = {key: eval(entry["default"], {}) for key, entry in found.items()}
@@ -48,12 +66,16 @@ def test_anatomy(root, name):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
 
 
-@pytest.mark.parametrize("file", ["omniglot", "cifar_fs", "fc100", "mini_imagenet", "emnist"])
+@pytest.mark.parametrize("file", list(SETTINGS))
 def test_settings_are_known_parameters(root, file):
     settings = yaml.safe_load((root / "notebooks" / "params" / f"{file}.yaml").read_text())
-    Experiment(**settings)
-    for name in NOTEBOOKS:
+    for name in SETTINGS[file]:
         assert set(settings) <= set(inspect_notebook(str(path(root, name))))
+        Experiment(**{key: value for key, value in settings.items() if key not in OWN.get(name, set())})
+
+
+def test_every_file_of_settings_is_tested(root):
+    assert {path.stem for path in (root / "notebooks" / "params").glob("*.yaml")} == set(SETTINGS)
 
 
 def papermill(root, tmp_path, name, *arguments, **environment):
@@ -97,6 +119,10 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("01_train_collapse", ["-p", "n_source", "2"], "n_source=2; allowed here: at least 3"),
         ("03_new_classes", ["-p", "n_novel", "3"], "n_novel=3; allowed here: at least 5"),
         ("04_few_shot_bound", ["-p", "shot", "16"], "shot=16, n_novel=100; allowed here: 1 to 15 shots"),
+        ("03_new_classes", ["-p", "repeats", "0"], "repeats=0; allowed: at least 1"),
+        ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4' is unknown"),
+        ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
+        ("08_paper_table", ["-y", "recipes: [simpel]"], "recipes=['simpel']; allowed: simple"),
     ],
 )
 def test_what_a_notebook_cannot_draw_is_refused_before_training(root, tmp_path, name, arguments, words):
@@ -119,3 +145,18 @@ def test_good_parameters_from_any_folder(root, tmp_path):
     text = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
     assert "source classes: [8, 9]" in text
     assert "novel_cdnv_falls_with_l: cannot be judged" in text  # two numbers of source classes are too few
+
+
+def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
+    done, _, _ = papermill(
+        root, tmp_path, "08_paper_table", "-y", "{datasets: [strokes, fc100], seeds: 2, epochs: 2, n_source: 8}",
+        "-p", "episodes", "100", NCBOOK_FIGURES=str(tmp_path / "figures"), NCBOOK_DATA=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = {file.name for file in (tmp_path / "figures").rglob("*") if file.is_file()}
+    tables = {f"{name}.{kind}" for name in ("08_published", "08_measured") for kind in ("md", "tex", "csv")}
+    assert written >= {"08_paper_table.png", "08_paper_table.pdf", "08_paper_table.csv", *tables}
+    measured = (tmp_path / "figures" / "08_measured.md").read_text()
+    assert "strokes, 5-shot" in measured and "FC-100" not in measured  # FC100 is not at hand
+    ledger = claims.ledger(tmp_path / "figures")
+    assert set(ledger["data"]) == {"published", "measured"} and len(ledger) == 7

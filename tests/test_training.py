@@ -218,3 +218,11 @@ def test_loss_is_that_of_torch():
     logits = features @ objective.weight.T + objective.linear.bias
     by_hand = (logits.logsumexp(1) - logits[torch.arange(5), labels]).mean()
     torch.testing.assert_close(objective(features, labels), by_hand)
+
+
+def test_without_new_classes(tmp_path):
+    experiment = ncbook.Experiment(n_source=6, n_novel=None, epochs=1, batch_size=32, measurements=2)
+    run = ncbook.train(experiment, runs_dir=tmp_path)
+    assert set(run.history["split"]) == {"source_train", "source_test", "validation"}
+    assert len(run.splits.novel.labels) == 0 and len(run.splits.source_train.class_names) == 6
+    assert ncbook.Experiment(dataset="cifar10", n_source=10, n_novel=None).n_novel is None

@@ -137,7 +137,7 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Im
     return loader(root, **options)
 
 
-def split(images: ImageClasses, *, n_source: int, n_novel: int, class_seed: int = 0) -> ClassSplit:
+def split(images: ImageClasses, *, n_source: int, n_novel: int | None, class_seed: int = 0) -> ClassSplit:
     """Split the classes into source, novel and validation classes.
 
     `class_seed` puts the classes in an order, the same on every machine. Novel classes are taken from its
@@ -148,7 +148,7 @@ def split(images: ImageClasses, *, n_source: int, n_novel: int, class_seed: int 
     Args:
         images: The data set.
         n_source: Number of source classes, at least 2.
-        n_novel: Number of novel classes, at least 2.
+        n_novel: Number of novel classes, at least 2, or None: there are none.
         class_seed: Chooses the classes.
 
     Returns:
@@ -157,16 +157,18 @@ def split(images: ImageClasses, *, n_source: int, n_novel: int, class_seed: int 
 
     Raises:
         TypeError: If a number is not an integer.
-        ValueError: If a number is below 2 or the data set has too few classes.
+        ValueError: If a number is too small or the data set has too few classes.
     """
     _check_integer("n_source", n_source, at_least=2)
-    _check_integer("n_novel", n_novel, at_least=2)
+    if n_novel is not None:
+        _check_integer("n_novel", n_novel, at_least=2)
     _check_integer("class_seed", class_seed)
+    n_new = n_novel or 0
     order = {kind: _class_order(images, pool, class_seed) for kind, pool in _pools(images).items()}
     if images.official is None:
-        too_many, has = n_source + n_novel > len(order["source"]), f"has {len(order['source'])} classes"
+        too_many, has = n_source + n_new > len(order["source"]), f"has {len(order['source'])} classes"
     else:
-        too_many = n_source > len(order["source"]) or n_novel > len(order["novel"])
+        too_many = n_source > len(order["source"]) or n_new > len(order["novel"])
         has = f"has {len(order['source'])} official source and {len(order['novel'])} official novel classes"
     if too_many:
         raise ValueError(
@@ -174,7 +176,7 @@ def split(images: ImageClasses, *, n_source: int, n_novel: int, class_seed: int 
             f"the data set {images.name!r} {has}"
         )
     source = order["source"][::-1][:n_source]
-    novel = order["novel"][:n_novel]
+    novel = order["novel"][:n_new]
     taken = {*source, *novel}
     validation = [c for c in order["validation"] if c not in taken][:MAX_VALIDATION_CLASSES]
     return ClassSplit(

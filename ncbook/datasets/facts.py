@@ -37,7 +37,7 @@ UNIVERSE = 1_024  # classes that generated data sets make at least: source sets 
 SPARE = 20  # validation classes
 
 
-def options_for(dataset: str, n_source: int, n_novel: int) -> dict[str, int]:
+def options_for(dataset: str, n_source: int, n_novel: int | None) -> dict[str, int]:
     """Options of `ncbook.datasets.load` that give an experiment its images.
 
     A generated data set has 1,024 classes, or the next multiple of it that holds all that are asked for.
@@ -47,5 +47,5 @@ def options_for(dataset: str, n_source: int, n_novel: int) -> dict[str, int]:
     """
     if not FACTS[dataset].generated:
         return {}
-    wanted = n_source + n_novel + SPARE
+    wanted = n_source + (n_novel or 0) + SPARE
     return {"n_classes": -(-wanted // UNIVERSE) * UNIVERSE}
