@@ -54,13 +54,8 @@ notebooks: env  ## Run all notebooks in place with their defaults: the only outp
 	done
 
 .PHONY: figures
-figures: env  ## Rebuild figures/ from Omniglot (needs NCBOOK_DATA or a network) and from laws.
-	mkdir -p out
-	export NCBOOK_FIGURES="$(CURDIR)/figures" PAPERMILL="$(BIN)/papermill --no-progress-bar --log-level WARNING"; set -e; \
-	for name in 03_new_classes 04_few_shot_bound; do \
-		$$PAPERMILL notebooks/$$name.ipynb out/$${name}_omniglot.ipynb -f notebooks/params/omniglot.yaml; \
-	done; \
-	$$PAPERMILL notebooks/appendix/tightness.ipynb out/tightness.ipynb
+figures: env  ## Rebuild figures/: every notebook on strokes and on what NCBOOK_DATA holds.
+	$(BIN)/python figures/make.py
 
 .PHONY: bench
 bench: env  ## Compare with the peers: benchmarks/results/*.md.

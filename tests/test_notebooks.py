@@ -1,5 +1,6 @@
 """The notebooks' anatomy, their parameters, and what papermill users see: good and bad parameters."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from ncbook.experiment import Experiment
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
 NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "08_paper_table"]
-APPENDICES = ["proofs", "tightness"]
+APPENDICES = ["images", "proofs", "tightness"]
 OWN = {  # parameters that are not the experiment's
     "03_new_classes": {"repeats"},
     "04_few_shot_bound": {"shot"},
@@ -160,3 +161,15 @@ def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
     assert "strokes, 5-shot" in measured and "FC-100" not in measured  # FC100 is not at hand
     ledger = claims.ledger(tmp_path / "figures")
     assert set(ledger["data"]) == {"published", "measured"} and len(ledger) == 7
+
+
+def test_figures_are_made_of_notebooks_and_settings_that_are_there(root):
+    spec = importlib.util.spec_from_file_location("make_figures", root / "figures" / "make.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    for job in {*make.JOBS, *make.FULL, make.LAST}:
+        assert (root / "notebooks" / f"{job.notebook}.ipynb").is_file()
+        if job.settings:
+            settings = yaml.safe_load((root / "notebooks" / "params" / f"{job.settings}.yaml").read_text())
+            assert settings.get("dataset", "strokes") == job.dataset
+    assert {job.notebook for job in make.JOBS} | {make.LAST.notebook} == {*NOTEBOOKS, "appendix/tightness"}

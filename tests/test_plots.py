@@ -1,4 +1,5 @@
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -113,3 +114,53 @@ def test_progress_prints_throttled_lines(monkeypatch, capsys):
     with progress.Progress(10, "train", every=100.0) as bar:
         bar.advance(4)
     assert capsys.readouterr().out == ""
+
+
+def test_repeats_make_a_band(table, ax):
+    wider = table.assign(value=table["value"] * 1.5)
+    both = pd.concat([table.assign(repeat=0), wider.assign(repeat=1)])
+    plots.by_source_classes(both, "novel", "cdnv", ax=ax)
+    assert len(ax.lines) == len(ax.collections) == table["n_source"].nunique()
+    line = ax.lines[0].get_ydata()
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() < line.min() and band.max() > line.max()
+    figure, other = plt.subplots()
+    plots.against_source_classes(both, "cdnv", ax=other, splits=("novel",))
+    assert len(other.lines) == len(other.collections) == 1
+    plt.close(figure)
+
+
+def test_a_curve_for_each_network_layer_by_layer(ax):
+    layers = pd.DataFrame({"layers": [3, 3, 3, 5, 5, 5], "depth": [1, 2, 3] * 2, "cdnv": [3, 2, 1, 4, 2, 1]})
+    plots.by_layer(layers, "cdnv", ax=ax, dashed=[5])
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+    assert ax.get_xlabel() == "layer" and ax.get_yscale() == "log"
+
+
+def test_dots_set_measured_apart_from_published(ax):
+    rows = [
+        ("A", "fc100", 1, 0.4, 0.01, "confirmed"),
+        ("A", "fc100", 5, 0.6, np.nan, "as printed"),
+        ("B", "fc100", 5, 0.5, 0.02, "measured here"),
+        ("B", "omniglot", 5, 0.9, 0.02, "measured here"),
+    ]
+    cells = pd.DataFrame(rows, columns=["method", "dataset", "shot", "accuracy", "half_width", "mark"])
+    plots.dots(cells, ax=ax, dataset="fc100")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["here: B", "A"]
+    drawn = {
+        (*line.get_xdata(), *line.get_ydata()): line.get_markerfacecolor()
+        for line in ax.lines
+        if line.get_marker() == "o" and len(line.get_xdata())
+    }
+    assert {point: face == "white" for point, face in drawn.items()} == {
+        (0.4, 1): True, (0.6, 1): True, (0.5, 0): False}  # fmt: skip
+
+
+def test_tables_are_written_in_three_forms(tmp_path, monkeypatch):
+    frame = pd.DataFrame({"5-shot": ["98.0 ± 0.1"]}, index=pd.Index(["simple"], name="method"))
+    monkeypatch.delenv("NCBOOK_FIGURES", raising=False)
+    plots.save_table(frame, "table")
+    monkeypatch.setenv("NCBOOK_FIGURES", str(tmp_path))
+    plots.save_table(frame, "table")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
+    assert "| simple   | 98.0 ± 0.1 |" in (tmp_path / "table.md").read_text()

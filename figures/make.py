@@ -1,0 +1,124 @@
+"""Rebuild every figure, table and verdict of this folder: each notebook on each data set that is at hand.
+
+`python figures/make.py`, or `make figures`. Runs notebooks by papermill into out/, several at once with a share of the
+cores each; trained networks are kept in NCBOOK_RUNS and found again. Writes this folder, and made.md in it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Job(NamedTuple):
+    """One notebook with one file of settings, on one data set."""
+
+    notebook: str
+    settings: str | None = None
+    dataset: str = "strokes"
+
+    @property
+    def name(self) -> str:
+        """Of its executed copy in out/."""
+        return Path(self.notebook).name + (f"_{self.settings}" if self.settings else "")
+
+
+EACH = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound", "05_class_separation"]
+JOBS = [  # the longest first
+    Job("06_depth", "cifar10_depth_cpu", "cifar10"),
+    Job("03_new_classes", "omniglot_full", "omniglot"),
+    *(Job(name, "omniglot", "omniglot") for name in EACH if name != "03_new_classes"),
+    Job("08_paper_table"),
+    Job("06_depth"),
+    Job("appendix/tightness"),
+    *(Job(name) for name in EACH),
+]
+FULL = [  # for a GPU, in place of the first
+    Job("06_depth", "cifar10_depth", "cifar10"),
+    Job("03_new_classes", "cifar_fs", "cifar_fs"),
+    Job("05_class_separation", "cifar_fs", "cifar_fs"),
+    Job("08_paper_table", "paper_table"),
+    *JOBS[1:],
+]
+LAST = Job("00_start_here")  # shows the verdicts of all others
+
+
+def at_hand(dataset: str) -> bool:
+    """Whether a data set can be read from NCBOOK_DATA; nothing is downloaded."""
+    from ncbook import datasets
+
+    if dataset == "strokes":
+        return True
+    try:
+        if not os.environ.get("NCBOOK_DATA"):
+            raise FileNotFoundError("NCBOOK_DATA is not set")
+        datasets.load(dataset)
+    except FileNotFoundError as reason:
+        print(f"{dataset} is left out: {reason}", flush=True)
+        return False
+    return True
+
+
+def execute(job: Job, threads: int) -> float:
+    """Run one notebook; returns its seconds."""
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
+    command += [str(ROOT / "notebooks" / f"{job.notebook}.ipynb"), str(ROOT / "out" / f"{job.name}.ipynb")]
+    if job.settings:
+        command += ["-f", str(ROOT / "notebooks" / "params" / f"{job.settings}.yaml")]
+    own = {"NCBOOK_FIGURES": str(ROOT / "figures"), "OMP_NUM_THREADS": str(threads), "NCBOOK_PROGRESS": "off"}
+    began = time.monotonic()
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    print(f"{job.name}: {seconds:.0f} s" + ("" if done.returncode == 0 else ", failed"), flush=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return seconds
+
+
+def main() -> None:
+    """Run all jobs and write made.md."""
+    from ncbook import runs
+
+    device = runs.resolve_device()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=1 if device.type == "cuda" else 2, help="notebooks at once")
+    parser.add_argument("--full", action="store_true", help="at the sources' size: for a GPU")
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}; allowed: at least 1")
+    (ROOT / "out").mkdir(exist_ok=True)
+    jobs = FULL if options.full else JOBS
+    there = {name: at_hand(name) for name in dict.fromkeys(job.dataset for job in jobs)}
+    jobs = [job for job in jobs if there[job.dataset]]
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    began = time.monotonic()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        seconds = list(pool.map(lambda job: execute(job, threads), jobs))
+    seconds.append(execute(LAST, threads))
+    about = runs.environment()
+    lines = [
+        "# How these files were made",
+        "",
+        f"By `python figures/make.py --jobs {options.jobs}`{' --full' if options.full else ''} on {device.type}, "
+        f"{about['cores']} cores of {about['processor']}, {threads} thread(s) a notebook; torch "
+        f"{about['versions']['torch']}, Python {about['python']}. {time.monotonic() - began:.0f} s in all, "
+        "networks that were trained before were found again.",
+        "",
+        "| notebook | settings | seconds |",
+        "|---|---|---|",
+        *(
+            f"| {job.notebook} | {job.settings or 'default'} | {s:.0f} |"
+            for job, s in zip([*jobs, LAST], seconds, strict=True)
+        ),
+    ]
+    (ROOT / "figures" / "made.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
