@@ -3,21 +3,27 @@
     python benchmarks/gpu.py --out benchmarks/results
 
 Needs one CUDA device. Each measurement is a function of another benchmark, called with the device; a failing one
-prints its error and the rest go on.
+prints its error and the rest go on. The notebooks at the sources' size are run by `figures/make.py --full`.
 """
 
 import argparse
+import tempfile
 import time
 import traceback
+import unittest.mock
 from pathlib import Path
 
 import collapse
 import fewshot
+import pandas as pd
 import torch
 import training
+import yaml
 from measuring import hardware
 
 import ncbook
+from ncbook import datasets, runs
+from ncbook.datasets.facts import FACTS
 
 
 def collapse_table(device: str) -> str:
@@ -47,8 +53,6 @@ def fewshot_table(device: str) -> str:
 
 def training_table(device: str) -> str:
     """The comparison of the CPU; with batches of 512 the share of the card's matrix rate; a default run, measured."""
-    import tempfile
-
     rate = matrix_rate(device)
     parts = [
         training.run(device),
@@ -80,7 +84,69 @@ def matrix_rate(device: str, size: int = 8192) -> float:
     return 2 * size**3 / min(seconds)
 
 
-MEASUREMENTS = {"collapse": collapse_table, "fewshot": fewshot_table, "training": training_table}
+SHAPES = {  # settings -> classes, samples of a class, channels, pixels; numbers of the published lists
+    "cifar_fs": (100, 600, 3, 32),
+    "fc100": (100, 600, 3, 32),
+    "mini_imagenet": (100, 600, 3, 84),
+    "emnist": (47, 2800, 1, 28),
+}
+
+
+def random_images(name: str, per_class: int | None = None) -> datasets.ImageClasses:
+    """Random pixels in the shape of a data set, with lists of the published lengths."""
+    classes, samples, channels, size = SHAPES[name]
+    samples = per_class or samples
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (classes * samples, channels, size, size), dtype=torch.uint8, generator=generator)
+    sizes, lists = FACTS[name].official, None
+    if sizes:
+        source, novel = sizes
+        lists = {
+            "source": list(range(source)),
+            "novel": list(range(source, source + novel)),
+            "validation": list(range(source + novel, classes)),
+        }
+    labels = torch.arange(classes).repeat_interleave(samples)
+    held_out = torch.arange(len(labels)) % 6 == 0
+    return datasets.ImageClasses(name, pixels, labels, [str(c) for c in range(classes)], held_out, lists)
+
+
+def settings_table(device: str, per_class: int | None = None, epochs: int = 3) -> str:
+    """Each file of settings for a few epochs on random images of its shape, and Omniglot itself where it is at hand."""
+    folder = Path(__file__).resolve().parents[1] / "notebooks" / "params"
+    rows = []
+    for name in SHAPES:
+        settings = yaml.safe_load((folder / f"{name}.yaml").read_text()) | {"epochs": epochs, "measurements": 2}
+        images = random_images(name, per_class)
+        with unittest.mock.patch.object(runs, "_images", lambda *_, images=images: images):
+            rows.append((f"{name}.yaml, random pixels", *_trained(ncbook.Experiment(**settings), device)))
+    try:
+        for backbone in ("conv4", "resnet18"):
+            experiment = ncbook.Experiment(dataset="omniglot", backbone=backbone, n_novel=200, measurements=2)
+            rows.append((f"Omniglot, 64 classes, {backbone}", *_trained(experiment, device)))
+    except FileNotFoundError as error:
+        print(f"Omniglot is left out: {error}", flush=True)
+    lines = ["| settings | images/s in training | s to measure once | final loss |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {n} | {rate:,.0f} | {m:.1f} | {loss:.3f} |" for n, rate, m, loss in rows)])
+
+
+def _trained(experiment: ncbook.Experiment, device: str) -> tuple[float, float, float]:
+    """Images a second, seconds of one measurement, final training loss."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = ncbook.train(experiment, runs_dir=folder, device=device)
+        log = pd.read_csv(run.directory / "log.csv")
+        history = run.history
+    images = run.config["epochs"] * run.config["source_samples"]
+    loss = history.query("split == 'source_train' and metric == 'loss'")["value"].iloc[-1]
+    return images / (log["seconds"].sum() - log["measuring"].sum()), log["measuring"].iloc[-1], loss
+
+
+MEASUREMENTS = {
+    "collapse": collapse_table,
+    "fewshot": fewshot_table,
+    "training": training_table,
+    "settings": settings_table,
+}
 
 
 def main() -> None:
