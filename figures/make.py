@@ -34,15 +34,15 @@ JOBS = [  # the longest first
     Job("06_depth", "cifar10_depth_cpu", "cifar10"),
     Job("03_new_classes", "omniglot_full", "omniglot"),
     *(Job(name, "omniglot", "omniglot") for name in EACH if name != "03_new_classes"),
-    Job("08_paper_table"),
+    Job("08_paper_table", "table_characters"),
     Job("06_depth"),
     Job("appendix/tightness"),
     *(Job(name) for name in EACH),
 ]
 FULL = [  # for a GPU, in place of the first
     Job("06_depth", "cifar10_depth", "cifar10"),
-    Job("03_new_classes", "cifar_fs", "cifar_fs"),
-    Job("05_class_separation", "cifar_fs", "cifar_fs"),
+    Job("03_new_classes", "cifar_fs_full", "cifar_fs"),
+    Job("05_class_separation", "cifar_fs_rates", "cifar_fs"),
     Job("08_paper_table", "paper_table"),
     *JOBS[1:],
 ]

@@ -94,14 +94,16 @@ def _selection_here(cells):
     if not set(cells) >= {*CELL, "half_width"}:
         return Verdict(OPEN, "no intervals")
     wide = {name: cells[cells["method"] == name].set_index(["dataset", "shot"]) for name in (SIMPLE, SELECTED)}
-    parts, fine, sure = [], True, True
+    parts, gains = [], []
     for column in wide[SIMPLE].index.intersection(wide[SELECTED].index):
         a, b = wide[SELECTED].loc[column], wide[SIMPLE].loc[column]
         gain, half = a["accuracy"] - b["accuracy"], (a["half_width"] ** 2 + b["half_width"] ** 2) ** 0.5
-        fine, sure = fine and gain > -half, sure and gain > half
+        gains.append((gain, half))
         parts.append(f"{column[0]} {column[1]}-shot {gain:+.4f} ± {half:.4f}")
     if not parts:
         return Verdict(OPEN, "both recipes are needed")
-    if fine and not sure:
-        return Verdict(OPEN, "no difference beyond its interval everywhere: " + ", ".join(parts))
-    return judged(fine, ", ".join(parts))
+    worse = any(gain < -half for gain, half in gains)
+    better = all(gain >= 0 for gain, _ in gains) and any(gain > half for gain, half in gains)
+    if not worse and not better:
+        return Verdict(OPEN, "no difference beyond the intervals: " + ", ".join(parts))
+    return judged(better, ", ".join(parts))
