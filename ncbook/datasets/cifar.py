@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import tarfile
-import urllib.request
 from pathlib import Path
 
 import filelock
@@ -19,6 +17,7 @@ import torch
 
 from ncbook.datasets import ImageClasses, folder
 from ncbook.datasets._cache import cache_folder, cached
+from ncbook.datasets._download import NotWanted, attempt
 from ncbook.datasets._lists import official
 
 VERSION = 1  # raise when the same files give other pixels
@@ -42,7 +41,6 @@ ARCHIVES = {  # file: md5, folder in it, files of training and of test samples
 JPEG = "cifar10_jpeg.zip"
 PIXELS = 3 * 32 * 32
 LARGEST_MEMBER = 200 * 2**20
-PROBE_SECONDS, STALL_SECONDS = 3, 30
 
 
 def load_cifar10(root: str | os.PathLike | None = None, *, download: bool | None = None) -> ImageClasses:
@@ -105,32 +103,26 @@ def _binary(name: str, archive: str, named, download: bool | None) -> ImageClass
 
 def _download(base: Path, archive: str) -> str:
     """Fetch an archive and check it; returns what happened, in words. What is not it is not kept."""
-    before = socket.getdefaulttimeout()
-    try:
-        # Without network, torchvision would wait for minutes; ask once, for a few seconds.
-        request = urllib.request.Request(f"{URL}/{archive}", method="HEAD")
-        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+
+    def fetch() -> None:
         from torchvision.datasets.utils import check_integrity, download_url
 
-        socket.setdefaulttimeout(STALL_SECONDS)
         base.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(base / "download.lock"):
-            if not (base / archive).is_file():
-                part = f"{archive}.part"
-                try:
-                    download_url(f"{URL}/{archive}", str(base), filename=part)
-                    if not check_integrity(str(base / part), ARCHIVES[archive][0]):
-                        start = (base / part).read_bytes()[:64].lstrip().lower()
-                        what = "a web page" if start.startswith((b"<!doctype", b"<html")) else "a file of other content"
-                        return f"the download from {URL} is {what}, its md5 is not {ARCHIVES[archive][0]}"
-                    os.replace(base / part, base / archive)
-                finally:
-                    (base / part).unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:
-        return f"the download from {URL} failed: {error}"
-    finally:
-        socket.setdefaulttimeout(before)
-    return "downloaded"
+            if (base / archive).is_file():
+                return
+            part = base / f"{archive}.part"
+            try:
+                download_url(f"{URL}/{archive}", str(base), filename=part.name)
+                if not check_integrity(str(part), ARCHIVES[archive][0]):
+                    start = part.read_bytes()[:64].lstrip().lower()
+                    what = "a web page" if start.startswith((b"<!doctype", b"<html")) else "a file of other content"
+                    raise NotWanted(f"{what}, its md5 is not {ARCHIVES[archive][0]}")
+                os.replace(part, base / archive)
+            finally:
+                part.unlink(missing_ok=True)
+
+    return attempt(URL, fetch, probe=f"{URL}/{archive}")
 
 
 def _build(name: str, path: Path) -> ImageClasses:

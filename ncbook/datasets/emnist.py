@@ -9,8 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import socket
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 
 from ncbook.datasets import ImageClasses
 from ncbook.datasets._cache import cache_folder, cached
+from ncbook.datasets._download import attempt
 
 VERSION = 1  # raise when the same files give other pixels
 NAMES = (
@@ -27,7 +26,6 @@ FOLDERS = ("EMNIST/raw", "emnist/EMNIST/raw", "emnist")
 FILES = [
     f"emnist-balanced-{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")
 ]
-PROBE_SECONDS, STALL_SECONDS = 3, 60
 
 
 def load(root: str | os.PathLike | None = None, *, download: bool | None = None) -> ImageClasses:
@@ -79,17 +77,7 @@ def _download(base: Path) -> str:
     """torchvision's download, with its checksum; returns what happened, in words."""
     from torchvision.datasets import EMNIST
 
-    before = socket.getdefaulttimeout()
-    try:
-        # Without network, torchvision would wait for minutes; ask once, for a few seconds.
-        urllib.request.urlopen(urllib.request.Request(EMNIST.url, method="HEAD"), timeout=PROBE_SECONDS).close()
-        socket.setdefaulttimeout(STALL_SECONDS)
-        EMNIST(str(base), split="balanced", download=True)
-    except (OSError, RuntimeError) as error:
-        return f"the download from {EMNIST.url} failed: {error}"
-    finally:
-        socket.setdefaulttimeout(before)
-    return "downloaded"
+    return attempt(EMNIST.url, lambda: EMNIST(str(base), split="balanced", download=True))
 
 
 def _idx(path: Path, dimensions: int) -> np.ndarray:

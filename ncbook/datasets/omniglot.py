@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import socket
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from PIL import Image
 
 from ncbook.datasets import ImageClasses
 from ncbook.datasets._cache import cache_folder, cached
+from ncbook.datasets._download import attempt
 from ncbook.datasets._lists import KINDS, class_list
 
 VERSION = 1  # raise when the same files give other pixels
@@ -33,7 +32,6 @@ HELD_OUT = 5  # of the drawings of each character, the last ones
 PARTS = {"images_background": range(1, 965), "images_evaluation": range(965, 1624)}
 FOLDERS = ("omniglot/omniglot-py", "omniglot-py")
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
-PROBE_SECONDS, STALL_SECONDS = 3, 30
 
 
 PROTOCOLS = ("lake", "vinyals")
@@ -125,24 +123,17 @@ def _missing_text(folder: Path, reason: str) -> str:
 
 def _download(folder: Path) -> str:
     """Fetch both zips with torchvision's addresses and checksums; returns what happened, in words."""
-    before = socket.getdefaulttimeout()
-    try:
-        # Without network, torchvision would wait for minutes; ask once, for a few seconds.
-        request = urllib.request.Request(f"{URL}/images_evaluation.zip", method="HEAD")
-        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+
+    def fetch() -> None:
         from torchvision.datasets import Omniglot  # seconds to import: only now
         from torchvision.datasets.utils import download_url
 
-        socket.setdefaulttimeout(STALL_SECONDS)
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / "download.lock"):
             for part, md5 in Omniglot.zips_md5.items():
                 download_url(f"{Omniglot.download_url_prefix}/{part}.zip", str(folder), filename=f"{part}.zip", md5=md5)
-    except (OSError, RuntimeError) as error:
-        return f"the download from {URL} failed: {error}"
-    finally:
-        socket.setdefaulttimeout(before)
-    return "downloaded"
+
+    return attempt(URL, fetch, probe=f"{URL}/images_evaluation.zip")
 
 
 def _key(sources: list[Path]) -> str:
