@@ -5,13 +5,16 @@ cores each; trained networks are kept in NCBOOK_RUNS and found again. Writes thi
 """
 
 import argparse
+import itertools
 import os
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
+
+import papermill
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,7 +34,7 @@ class Job(NamedTuple):
 
 EACH = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound", "05_class_separation"]
 JOBS = [  # the longest first
-    Job("06_depth", "cifar10_depth_cpu", "cifar10"),
+    Job("06_depth", "cifar10_depth_cpu", "cifar10"),  # trains its networks in processes of its own
     Job("03_new_classes", "omniglot_full", "omniglot"),
     *(Job(name, "omniglot", "omniglot") for name in EACH if name != "03_new_classes"),
     Job("08_paper_table", "table_characters"),
@@ -65,20 +68,22 @@ def at_hand(dataset: str) -> bool:
     return True
 
 
-def execute(job: Job, threads: int) -> float:
-    """Run one notebook; returns its seconds."""
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
-    command += [str(ROOT / "notebooks" / f"{job.notebook}.ipynb"), str(ROOT / "out" / f"{job.name}.ipynb")]
-    if job.settings:
-        command += ["-f", str(ROOT / "notebooks" / "params" / f"{job.settings}.yaml")]
+def execute(job: Job, threads: int) -> tuple[float, str]:
+    """Run one notebook: (its seconds, what went wrong or nothing)."""
+    # inherited by the notebook's kernel
     own = {"NCBOOK_FIGURES": str(ROOT / "figures"), "OMP_NUM_THREADS": str(threads), "NCBOOK_PROGRESS": "off"}
-    began = time.monotonic()
-    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
+    os.environ.update(own)
+    source, target = ROOT / "notebooks" / f"{job.notebook}.ipynb", ROOT / "out" / f"{job.name}.ipynb"
+    settings = ROOT / "notebooks" / "params" / f"{job.settings}.yaml"
+    parameters = yaml.safe_load(settings.read_text(encoding="utf-8")) if job.settings else {}
+    began, failed = time.monotonic(), ""
+    try:
+        papermill.execute_notebook(source, target, parameters, progress_bar=False)
+    except papermill.PapermillExecutionError as error:
+        failed = f"{job.name}: {error}"
     seconds = time.monotonic() - began
-    print(f"{job.name}: {seconds:.0f} s" + ("" if done.returncode == 0 else ", failed"), flush=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return seconds
+    print(f"{job.name}: {seconds:.0f} s" + (", failed" if failed else ""), flush=True)
+    return seconds, failed
 
 
 def main() -> None:
@@ -98,9 +103,10 @@ def main() -> None:
     jobs = [job for job in jobs if there[job.dataset]]
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     began = time.monotonic()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        seconds = list(pool.map(lambda job: execute(job, threads), jobs))
-    seconds.append(execute(LAST, threads))
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        done = [*pool.map(execute, jobs, itertools.repeat(threads)), execute(LAST, threads)]
+    if failed := [text for _, text in done if text]:
+        raise SystemExit("\n".join(failed))
     about = runs.environment()
     lines = [
         "# How these files were made",
@@ -113,8 +119,8 @@ def main() -> None:
         "| notebook | settings | seconds |",
         "|---|---|---|",
         *(
-            f"| {job.notebook} | {job.settings or 'default'} | {s:.0f} |"
-            for job, s in zip([*jobs, LAST], seconds, strict=True)
+            f"| {job.notebook} | {job.settings or 'default'} | {seconds:.0f} |"
+            for job, (seconds, _) in zip([*jobs, LAST], done, strict=True)
         ),
     ]
     (ROOT / "figures" / "made.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ Every metric raises, before any number is computed,
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -133,16 +133,22 @@ def _inverse(psd: Tensor, long_side: int) -> tuple[Tensor, int]:
 
 
 class _Sample:
-    """Checked features in the accurate dtype; ``index`` [N] holds 0 ... C - 1 in place of the labels."""
+    """Checked features; ``index`` [N] holds 0 ... C - 1 in place of the labels; counts and means are accurate.
+
+    No copy of the features in the accurate dtype is made, nor of what is left of them without the means: both are
+    taken a block of rows at a time, while it is near the cores.
+    """
 
     def __init__(self, features: Tensor, labels: Tensor, *, least: int = 1):
         check_batch(features, labels)
-        self.x = features.to(_accurate_dtype(features.device))  # [N, D]
+        self.features, self.dtype = features, _accurate_dtype(features.device)
         self.classes, self.index, counts = labels.to(features.device).unique(return_inverse=True, return_counts=True)
         if len(self.classes) < 2:
             raise ValueError(f"labels must hold at least two classes, got {self.classes.tolist()}")
-        self.counts = counts.to(self.x.dtype)  # [C]
-        sums = self.x.new_zeros(len(counts), self.x.shape[1]).index_add(0, self.index, self.x)
+        self.counts = counts.to(self.dtype)  # [C]
+        sums = features.new_zeros(len(counts), features.shape[1], dtype=self.dtype)
+        for x, index in self._blocks():
+            sums = sums.index_add(0, index, x)
         self.means = sums / self.counts[:, None]  # [C, D]
         # Sums are finite only if every term is: no scan of the features, and one synchronisation for two
         # checks.
@@ -152,18 +158,28 @@ class _Sample:
         if smallest < least:
             raise_single_samples(self.classes, counts)
 
-    @cached_property
-    def residuals(self) -> Tensor:
-        return self.x - self.means[self.index]  # [N, D]
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(Rows [n, D] in the accurate dtype, their index [n]), block after block."""
+        rows = rows_at_a_time(self.features.shape[1])
+        for x, index in zip(self.features.split(rows), self.index.split(rows), strict=True):
+            yield x.to(self.dtype), index
+
+    def residuals(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x - mu_y [n, D], index y [n]), block after block."""
+        for x, index in self._blocks():
+            yield x - self.means[index], index
 
     def moments(self) -> Moments:
-        squares = self.residuals.square().sum(1)
+        squares = torch.cat([r.square().sum(1) for r, _ in self.residuals()])  # [N]
         variances = torch.zeros_like(self.counts).index_add(0, self.index, squares) / self.counts
         return Moments(self.classes, self.counts, self.means, variances, self._within)
 
     def _within(self, directions: Tensor | None) -> Tensor:
-        along = self.residuals if directions is None else self.residuals @ directions.T  # [N, k]
-        return along.T @ along / len(along)
+        total = 0
+        for r, _ in self.residuals():
+            along = r if directions is None else r @ directions.T  # [n, k]
+            total = total + along.T @ along
+        return total / len(self.features)
 
 
 def check_batch(features: Tensor, labels: Tensor) -> None:
@@ -337,7 +353,8 @@ def directional_cdnv_matrix(features: Tensor, labels: Tensor) -> Tensor:
     """
     sample = _Sample(features, labels, least=2)
     moments = sample.moments()
-    scatter = scatter_towards_means(sample.residuals, sample.index, moments.means - moments.means.mean(0))
+    centred = moments.means - moments.means.mean(0)
+    scatter = sum(scatter_towards_means(r, index, centred) for r, index in sample.residuals())
     return directional_cdnv_of_pairs(moments, scatter / moments.counts[:, None])
 
 
@@ -785,11 +802,11 @@ def nc4(features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
 
 def _nc4_of(sample: _Sample, logits: Tensor) -> Tensor:
     """Formula of `nc4`."""
-    check_logits(logits, len(sample.x), len(sample.counts))
+    check_logits(logits, len(sample.features), len(sample.counts))
     with torch.no_grad():
         centre = sample.means.mean(0)
-        differ = disagreements(sample.x, sample.means - centre, centre, logits.to(sample.x.device))
-    return differ.to(sample.x.dtype) / len(sample.x)
+        differ = disagreements(sample.features, sample.means - centre, centre, logits.to(centre.device))
+    return differ.to(sample.dtype) / len(sample.features)
 
 
 def class_mean_mismatch(features: Tensor, labels: Tensor) -> Tensor:
@@ -821,16 +838,16 @@ def class_mean_mismatch(features: Tensor, labels: Tensor) -> Tensor:
         tensor(0.2500, dtype=torch.float64)
     """
     sample = _Sample(features, labels)
-    decisions = torch.nn.functional.one_hot(sample.index, len(sample.classes)).to(sample.x.dtype)
+    decisions = torch.nn.functional.one_hot(sample.index, len(sample.classes)).to(sample.dtype)
     return _nc4_of(sample, decisions)
 
 
 def disagreements(x: Tensor, centred: Tensor, centre: Tensor, logits: Tensor) -> Tensor:
     """How many rows of x are nearest to another mean, centre + centred_k, than that of argmax(logits)."""
     rows = min(len(x), rows_at_a_time(max(centred.shape)))
-    shifted, scores = x.new_empty(rows, x.shape[1]), x.new_empty(rows, len(centred))
+    shifted, scores = centred.new_empty(rows, x.shape[1]), centred.new_empty(rows, len(centred))
     minus_half_norms = -centred.square().sum(1) / 2  # [C]
-    count, checksum = x.new_zeros((), dtype=torch.int64), x.new_zeros(())
+    count, checksum = centred.new_zeros((), dtype=torch.int64), centred.new_zeros(())
     worst = logits.new_full((), -torch.inf)
     for part, decision in zip(x.split(rows), logits.split(rows), strict=True):
         n = len(part)

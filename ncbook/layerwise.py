@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from scipy.stats import linregress, t
 
 from ncbook import backbones, collapse, runs
 from ncbook.experiment import nearest
@@ -85,6 +84,8 @@ def separation_law(layers: pd.DataFrame) -> SeparationLaw:
     values = layers["fuzziness"].tolist()
     if len(values) < 3 or min(values) <= 0:
         raise ValueError(f"fuzziness={values}; allowed: at least three values above 0")
+    from scipy.stats import linregress, t  # a second to import: only where it is needed
+
     fit = linregress(layers["depth"].to_numpy(float), [math.log(value) for value in values])
     half = t.ppf(0.975, len(values) - 2) * fit.stderr
     return SeparationLaw(

@@ -94,6 +94,11 @@ def locate(experiment: Experiment, runs_dir: str | os.PathLike | None = None) ->
     return base / f"{experiment.key}-{load_images(experiment).fingerprint[:12]}"
 
 
+def is_finished(experiment: Experiment, runs_dir: str | os.PathLike | None = None) -> bool:
+    """Whether a finished run is there. (`ncbook.train`, which looks closer, trains a damaged one anew.)"""
+    return (locate(experiment, runs_dir) / "finished.json").is_file()
+
+
 class Lock:
     """Held by the one process that trains a run; another one waits, and says for whom.
 

@@ -208,20 +208,19 @@ def measure(features: torch.Tensor, labels: torch.Tensor, objective: torch.nn.Mo
         values["loss"] = objective(features, labels)
         values["accuracy"] = (logits.argmax(1) == labels).double().mean()
     counts = labels.bincount()
-    for shot in (1, 5):
-        if len(counts) >= 5 and int(counts.min()) >= shot + MEASURED_QUERY:
-            for head, name in HEADS.items():
-                result = fewshot.evaluate(
-                    features,
-                    labels,
-                    way=5,
-                    shot=shot,
-                    query=MEASURED_QUERY,
-                    episodes=MEASURED_EPISODES,
-                    head=head,
-                    confusion=False,
-                )
-                values[f"{name}_{shot}shot"] = result.accuracy
+    shots = [shot for shot in (1, 5) if len(counts) >= 5 and int(counts.min()) >= shot + MEASURED_QUERY]
+    if shots:
+        results = fewshot.compare(
+            features,
+            labels,
+            heads=list(HEADS),
+            shots=shots,
+            way=5,
+            query=MEASURED_QUERY,
+            episodes=MEASURED_EPISODES,
+            confusion=False,
+        )
+        values |= {f"{HEADS[head]}_{shot}shot": result.accuracy for (head, shot), result in results.items()}
     return {name: float(value) for name, value in values.items()}
 
 

@@ -7,7 +7,7 @@ that `ledger` gathers. One module a kind of claim; each registers its claims whe
 
 import pandas as pd
 
-from ncbook.claims import bounds, curves, networks, tables  # noqa: F401  (they register their claims)
+from ncbook.claims import bounds, curves, episodes, networks, tables  # noqa: F401  (they register their claims)
 from ncbook.claims._ledger import ledger, record
 from ncbook.claims._registry import CLAIMS, FAILS, HOLDS, OPEN, Claim, Verdict
 from ncbook.claims.curves import final, first, series
@@ -37,8 +37,8 @@ def judge(names: list[str], table: pd.DataFrame) -> pd.DataFrame:
     Args:
         names: names out of `CLAIMS`.
         table: tidy histories (epoch, step, split, metric, value and, for several runs, n_source, repeat,
-            learning_rate or layers), one row a pair of classes (error, half_width, and a column for each bound), or
-            few-shot accuracies (method, dataset, shot, accuracy).
+            learning_rate, layers, or backbone and way), one row a pair of classes (error, half_width, and a column for
+            each bound), or few-shot accuracies (method, dataset, shot, accuracy).
 
     Returns:
         One row a claim: claim, statement, source, verdict, numbers.

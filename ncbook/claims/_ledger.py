@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ncbook.claims._registry import CLAIMS
+
 FOLDER = "verdicts"
 COLUMNS = ["notebook", "data", "claim", "statement", "source", "verdict", "numbers"]
 
@@ -26,15 +28,23 @@ def record(verdicts: pd.DataFrame, notebook: str, data: str) -> None:
 
 
 def ledger(folder: str | os.PathLike) -> pd.DataFrame:
-    """All verdicts kept in a folder of figures, by notebook, claim and data.
+    """All verdicts kept in a folder of figures, by notebook, claim and data; claims that no notebook judged come last.
 
     Args:
         folder: the folder that NCBOOK_FIGURES named.
 
     Returns:
-        notebook, data, claim, statement, source, verdict, numbers; no rows where nothing was recorded.
+        notebook, data, claim, statement, source, verdict, numbers; no rows where nothing was recorded. A claim that was
+        not judged has the notebook "–", the data "none yet" and the verdict "cannot be judged".
     """
     found = [pd.read_csv(path, dtype=str) for path in sorted((Path(folder) / FOLDER).glob("*.csv"))]
     if not found:
         return pd.DataFrame(columns=COLUMNS)
-    return pd.concat(found).sort_values(["notebook", "claim", "data"], ignore_index=True)[COLUMNS]
+    judged = pd.concat(found).sort_values(["notebook", "claim", "data"], ignore_index=True)[COLUMNS]
+    nothing = pd.DataFrame(columns=["epoch", "split", "metric", "value"])
+    rest = [
+        ("–", "none yet", name, claim.statement, claim.source, *claim.check(nothing))
+        for name, claim in CLAIMS.items()
+        if name not in set(judged["claim"])
+    ]
+    return pd.concat([judged, pd.DataFrame(rest, columns=COLUMNS)], ignore_index=True)

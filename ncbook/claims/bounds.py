@@ -23,6 +23,7 @@ def _bound(column: str, name: str):
 
 
 claim("b1_pairs", "Pair error ≤ 4(1+1/n)V / (1+2(1+1/n)V)", "deck, constant of B1")(_bound("b1", "B1"))
+claim("b2_pairs", "Pair error ≤ the directional bound with second moments", "B2")(_bound("b2", "B2"))
 claim("b5_pairs", "Pair error ≤ the best bound that one quadratic makes of V", "B5")(_bound("b5", "B5"))
 claim("b3_pairs", "Pair error ≤ the directional bound with exact fourth moments", "B3")(_bound("b3", "B3"))
 

@@ -5,9 +5,8 @@ Over histories of runs (`Run.history`), with columns ``n_source`` and ``repeat``
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
-from ncbook.claims._registry import FEWEST, OPEN, Verdict, claim, judged, trend
+from ncbook.claims._registry import FEWEST, OPEN, Verdict, claim, judged, spearman, trend
 
 
 def series(table: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:
@@ -46,7 +45,7 @@ def _train_cdnv_falls(table):
     found = rows.groupby(["n_source", "repeat"])
     if found.size().min() < FEWEST:
         return Verdict(OPEN, f"fewer than {FEWEST} measured epochs in a run")
-    rhos = {key: float(spearmanr(run["epoch"], run["value"]).statistic) for key, run in found}
+    rhos = {key: spearman(run["epoch"], run["value"]) for key, run in found}
     steady = {key: rho <= -0.9 + 1e-9 for key, rho in rhos.items()}
     others = sorted({n_source for (n_source, _), fine in steady.items() if not fine})
     return judged(

@@ -6,9 +6,8 @@ of several networks with a column ``layers``.
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
-from ncbook.claims._registry import FEWEST, OPEN, Verdict, claim, judged, trend
+from ncbook.claims._registry import FEWEST, OPEN, Verdict, claim, judged, spearman, trend
 from ncbook.layerwise import separation_law
 
 TRAINED = 0.99  # train accuracy above which a network counts as trained
@@ -54,7 +53,7 @@ def _deep_falls(table):
     found = {key: run for key, run in found.items() if key >= DEEP}
     if not found or min(map(len, found.values())) < FEWEST:
         return Verdict(OPEN, f"{len(found)} trained networks of {DEEP} or more layers, {FEWEST} epochs needed{left}")
-    rhos = {key: float(spearmanr(run.index, run).statistic) for key, run in found.items()}
+    rhos = {key: spearman(run.index.to_series(), run) for key, run in found.items()}
     text = ", ".join(f"{key:g}: {rho:+.2f}" for key, rho in rhos.items())
     return judged(max(rhos.values()) <= -0.9 + 1e-9, f"Spearman(epoch, CDNV) by layers {text} (claimed ≤ -0.9){left}")
 
@@ -123,6 +122,6 @@ def _stay_apart(table):
     for rate, run in distance.items():
         share = run.iloc[-1] / run.max()
         holds &= bool(share >= 0.5 and cdnv[rate].iloc[-1] < cdnv[rate].iloc[0])
-        slope = spearmanr(raw[rate].index, raw[rate]).statistic
+        slope = spearman(raw[rate].index.to_series(), raw[rate])
         parts.append(f"{rate:g}: {share:.2f} of its largest, raw {slope:+.2f}")
     return judged(holds, f"normalised distance at the end, and Spearman(epoch, raw distance): {'; '.join(parts)}")

@@ -8,7 +8,7 @@ import pandas as pd
 from ncbook.claims._registry import OPEN, Verdict, claim, judged
 
 SIMPLE, SCHEDULED, SELECTED = "simple", "lr scheduling", "lr scheduling + model selection"
-
+NEAR = 0.03  # of the published accuracy: the recipe behind it is not known
 
 CELL = {"method", "dataset", "shot", "accuracy"}
 
@@ -107,3 +107,23 @@ def _selection_here(cells):
     if not worse and not better:
         return Verdict(OPEN, "no difference beyond the intervals: " + ", ".join(parts))
     return judged(better, ", ".join(parts))
+
+
+@claim(
+    "near_published",
+    f"Each recipe with WRN-28-4 comes within {100 * NEAR:.0f} points of the published accuracy",
+    "the table",
+)
+def _near_published(cells):
+    """Over published rows and rows measured here (mark "measured here") together."""
+    if not set(cells) >= {*CELL, "backbone", "mark"}:
+        return Verdict(OPEN, "no accuracies by method, data set and shot")
+    here = cells[(cells["mark"] == "measured here") & (cells["backbone"] == "wrn_28_4")]
+    column = ["method", "dataset", "shot"]
+    printed = cells.assign(method=cells["method"].str.removeprefix("Galanti et al., "))
+    both = here.merge(printed[printed["mark"] != "measured here"], on=column, suffixes=("", "_printed"))
+    if both.empty:
+        return Verdict(OPEN, "no recipe was measured with WRN-28-4 on a data set of the table")
+    both["gap"] = both["accuracy"] - both["accuracy_printed"]
+    text = ", ".join(f"{row.method}, {row.dataset} {row.shot}-shot {row.gap:+.4f}" for row in both.itertuples())
+    return judged(bool(both["gap"].abs().max() <= NEAR), text)
