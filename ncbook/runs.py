@@ -3,6 +3,7 @@
     <runs_dir>/<experiment key>-<fingerprint of the pixels>/
         config.json               the experiment, what "auto" became, versions, hardware
         epoch-000012.safetensors  of each measured epoch: weights of f and of its head, and all that was measured
+        features-novel-000012.safetensors  features of a split, once somebody asked for them, up to 16 MiB
         history.csv               what was measured, for people: tidy, epoch, step, split, metric, value
         resume.safetensors        the last checkpoint, anywhere in an epoch; gone when finished
         resume-before.safetensors the one before it, in case that is damaged
@@ -36,11 +37,22 @@ from torch import nn
 
 import ncbook
 from ncbook import backbones, datasets, objectives
-from ncbook._files import DamagedFileError, make_folder, read_about, read_json, read_tensors, replace, storage_error
+from ncbook._files import (
+    DamagedFileError,
+    make_folder,
+    read_about,
+    read_json,
+    read_tensors,
+    replace,
+    storage_error,
+    tensors_checksum,
+    write_tensors,
+)
 from ncbook.datasets.facts import options_for
 from ncbook.experiment import SCHEMA, Experiment, nearest
 
 SPLITS = ("source_train", "source_test", "novel", "validation")
+FEATURES_KEPT = 16 * 2**20  # bytes up to which features of a split stay on disk
 HISTORY_COLUMNS = ["epoch", "step", "split", "metric", "value"]
 
 
@@ -310,15 +322,19 @@ class Run:
             )
         return load_splits(self.experiment)
 
-    def _weights(self, epoch: int | None, part: str) -> dict[str, torch.Tensor]:
+    def _weights_kept(self, epoch: int | None) -> Path:
+        """The file of the weights of an epoch, None: the last."""
         kept = self.epochs_kept
         if not kept:
             raise ValueError(f"the run in {self.directory} has no weights yet")
         epoch = kept[-1] if epoch is None else epoch
         if epoch not in kept:
             raise ValueError(f"epoch={epoch!r} was not kept; kept: {', '.join(map(str, kept))}")
+        return weights_path(self.directory, epoch)
+
+    def _weights(self, epoch: int | None, part: str) -> dict[str, torch.Tensor]:
         prefix = part + "."
-        tensors = read_tensors(weights_path(self.directory, epoch))
+        tensors = read_tensors(self._weights_kept(epoch))
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     def model(self, epoch: int | None = None) -> nn.Module:
@@ -354,6 +370,8 @@ class Run:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and labels of a split, computed in float32 without augmentation.
 
+        Features f(x) of up to 16 MiB stay in the run's folder once they were computed, and are read from there.
+
         Args:
             split: "source_train", "source_test", "novel" or "validation".
             epoch: a measured epoch; None: the last.
@@ -370,14 +388,32 @@ class Run:
         names = backbones.layers(self.experiment.backbone)
         if layer is not None and layer not in names:
             raise ValueError(f"layer={layer!r} is unknown; {nearest(layer, names)}")
-        backbone = self.model(epoch).to(resolve_device())
         part = getattr(self.splits, split)
-        return extract(backbone, part.images, layer=layer).cpu(), part.labels
+        weights = self._weights_kept(epoch)
+        size = 4 * len(part.labels) * self.config["feature_dim"]
+        path = weights.with_name(f"features-{split}-{weights.name.removeprefix('epoch-')}")
+        keep = layer is None and size <= FEATURES_KEPT
+        of = tensors_checksum(weights)
+        if keep and (features := _read_features(path, of)) is not None:
+            return features, part.labels
+        features = extract(self.model(epoch).to(resolve_device()), part.images, layer=layer).cpu()
+        if keep:
+            with contextlib.suppress(OSError):  # a folder that cannot be written to: computed again next time
+                write_tensors(path, {"features": features}, weights=of)
+        return features, part.labels
 
     @torch.no_grad()
     def logits(self, split: str, epoch: int | None = None) -> torch.Tensor:
         """Scores of the source classes [N, C] for the samples of a split."""
         return self.objective(epoch).logits(self.features(split, epoch)[0])
+
+
+def _read_features(path: Path, weights: str) -> torch.Tensor | None:
+    """Features kept in a file; None if it is not there, damaged, or of other weights."""
+    try:
+        return read_tensors(path)["features"] if read_about(path)["weights"] == weights else None
+    except (FileNotFoundError, DamagedFileError):
+        return None
 
 
 def describe(experiment: Experiment) -> dict:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
-from ncbook import backbones, collapse, fewshot, objectives, runs
+from ncbook import augmentations, backbones, collapse, fewshot, objectives, runs
 from ncbook._files import DamagedFileError, make_folder, read_about, read_tensors, write_json, write_tensors
 from ncbook._signals import Held
 from ncbook.datasets.facts import FACTS
@@ -139,53 +138,6 @@ def learning_rate_factor(schedule: str, progress: float) -> float:
     if progress < 0.3:
         return 1 - (1 - 1 / 25) * 0.5 * (1 + math.cos(math.pi * progress / 0.3))
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
-
-
-def affine(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Rotate, scale and shift each image at random; bilinear, zero outside.
-
-    Args:
-        images: float [B, C, H, W].
-        generator: on the device of the images.
-
-    Returns:
-        float [B, C, H, W]: rotated by up to 0.25 rad (14 degrees), scaled by 0.85 ... 1.15, shifted by up to
-        7.5 % of the width, all uniform.
-    """
-    draws = torch.rand(4, len(images), generator=generator, device=images.device) * 2 - 1  # [4, B] in [-1, 1]
-    angle, scale = 0.25 * draws[0], 1 + 0.15 * draws[1]
-    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-    shift = 0.15 * draws[2:]  # in half widths
-    theta = torch.stack([torch.stack([cos, -sin, shift[0]], 1), torch.stack([sin, cos, shift[1]], 1)], 1)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # [B, H, W, 2]
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shift each image by up to an eighth of its side, zero outside, and mirror every second one, at random.
-
-    The usual augmentation of small photographs: a random crop of the image padded by 4 of 32 pixels, and a flip.
-
-    Args:
-        images: float [B, C, H, W], square.
-        generator: on the device of the images.
-
-    Returns:
-        float [B, C, H, W], channels last.
-    """
-    n, _, size, _ = images.shape
-    pad = size // 8
-    shift = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator, device=images.device)
-    mirrored = torch.rand(n, 1, generator=generator, device=images.device) < 0.5
-    place = torch.arange(size, device=images.device)
-    rows = shift[0] + place  # [B, H], of the padded image
-    columns = shift[1] + torch.where(mirrored, size - 1 - place, place)
-    padded = F.pad(images, [pad] * 4).permute(0, 2, 3, 1)  # [B, H + 2 pad, W + 2 pad, C]
-    chosen = padded[torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return chosen.permute(0, 3, 1, 2)
-
-
-AUGMENT = {"affine": affine, "crop_flip": crop_flip, "none": lambda images, generator: images}
 
 
 def measure(features: torch.Tensor, labels: torch.Tensor, objective: torch.nn.Module | None = None) -> dict[str, float]:
@@ -375,7 +327,7 @@ class _Training:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             chosen = images[batch.to(images.device)].to(self.device)
-            pixels = AUGMENT[self.experiment.augmentation](runs.as_input(chosen), noise)
+            pixels = augmentations.AUGMENT[self.experiment.augmentation](runs.as_input(chosen), noise)
             total += self._step(pixels, labels[batch])
             if self.signals.pending is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
                 self._checkpoint(epoch - 1, step + 1, self._state(noise, total))

@@ -1,11 +1,14 @@
+import errno
 import json
+import os
+import shutil
 
 import pandas as pd
 import pytest
 import torch
 
 import ncbook
-from ncbook import backbones, collapse, fewshot, objectives, runs, training
+from ncbook import augmentations, backbones, collapse, fewshot, objectives, runs, training
 
 
 def test_history_is_tidy_and_complete(tiny, tiny_run):
@@ -105,6 +108,45 @@ def test_run_folder_says_what_was_run(tiny, tiny_run):
     assert not (tiny_run.directory / "resume.safetensors").exists()
 
 
+def copy_of(run, folder):
+    return runs.Run(shutil.copytree(run.directory, folder / run.directory.name))
+
+
+def test_features_are_computed_once(tiny_run, tmp_path, monkeypatch):
+    run = copy_of(tiny_run, tmp_path)
+    for left in run.directory.glob("features-*"):
+        left.unlink()
+    computed, extract = [], runs.extract
+    monkeypatch.setattr(runs, "extract", lambda *a, **k: computed.append(a) or extract(*a, **k))
+    first, labels = run.features("novel", 2)
+    again, same_labels = runs.Run(run.directory).features("novel", 2)
+    assert torch.equal(first, again) and torch.equal(labels, same_labels) and len(computed) == 1
+    assert not torch.equal(run.features("novel")[0], first) and len(computed) == 2
+    run.features("novel", 2, layer="block3")
+    assert len(computed) == 3  # of a layer: not kept
+    kept = run.directory / "features-novel-000002.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-7])  # damaged
+    assert torch.equal(run.features("novel", 2)[0], first) and len(computed) == 4
+    shutil.copy(run.directory / "features-novel-000004.safetensors", kept)  # of other weights
+    assert torch.equal(run.features("novel", 2)[0], first) and len(computed) == 5
+    monkeypatch.setattr(runs, "FEATURES_KEPT", 4 * first.numel() - 1)  # too large
+    run.features("novel", 2)
+    assert len(computed) == 6
+
+
+def test_features_without_room_for_them(tiny_run, tmp_path, monkeypatch):
+    run = copy_of(tiny_run, tmp_path)
+    for left in run.directory.glob("features-*"):
+        left.unlink()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert run.features("novel")[0].isfinite().all()
+    assert not [file.name for file in run.directory.iterdir() if "features" in file.name]
+
+
 @pytest.mark.parametrize("split", runs.SPLITS)
 def test_features(tiny_run, split):
     features, labels = tiny_run.features(split)
@@ -163,12 +205,12 @@ def test_batches_of_an_epoch_cover_every_sample_once():
 def test_affine_moves_images_little_and_at_random():
     images = torch.zeros(32, 1, 28, 28)
     images[:, :, 12:16, 12:16] = 1
-    moved = training.affine(images, torch.Generator().manual_seed(0))
+    moved = augmentations.affine(images, torch.Generator().manual_seed(0))
     assert moved.shape == images.shape
     assert not torch.equal(moved[0], moved[1])
     mass = moved.sum((1, 2, 3)) / images.sum((1, 2, 3))
     assert mass.min() > 0.85**2 * 0.9 and mass.max() < 1.15**2 * 1.1  # scaled by 0.85 to 1.15 in each direction
-    assert torch.equal(moved, training.affine(images, torch.Generator().manual_seed(0)))
+    assert torch.equal(moved, augmentations.affine(images, torch.Generator().manual_seed(0)))
 
 
 def test_step_schedule_is_that_of_the_recipe():
@@ -179,14 +221,14 @@ def test_step_schedule_is_that_of_the_recipe():
 
 def test_crop_flip_shifts_and_mirrors():
     images = torch.arange(16 * 16).view(1, 1, 16, 16).float().expand(400, 3, 16, 16) + 1
-    moved = training.crop_flip(images, torch.Generator().manual_seed(0))
+    moved = augmentations.crop_flip(images, torch.Generator().manual_seed(0))
     assert moved.shape == images.shape and moved.is_contiguous(memory_format=torch.channels_last)
     padded = torch.nn.functional.pad(images[0], [2] * 4)
     windows = [padded[:, r : r + 16, c : c + 16] for r in range(5) for c in range(5)]
     windows += [w.flip(2) for w in windows]
     seen = [next(k for k, w in enumerate(windows) if torch.equal(w, image)) for image in moved]
     assert len(set(seen)) == 50, "every shift and both mirror images are drawn"
-    assert torch.equal(moved, training.crop_flip(images, torch.Generator().manual_seed(0)))
+    assert torch.equal(moved, augmentations.crop_flip(images, torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize("name", ["one_cycle", "cosine", "step", "constant"])
