@@ -64,7 +64,7 @@ def use_style() -> None:
 def _axes(ax: Axes, metric: str, x: str) -> Axes:
     ax.set_xlabel({"epoch": "epoch", "step": "optimisation step"}[x])
     ax.set_ylabel(METRICS.get(metric, metric))
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
     if metric in LOGARITHMIC:
         ax.set_yscale("log")
         plain_log_ticks(ax.yaxis)

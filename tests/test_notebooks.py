@@ -11,7 +11,7 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from ncbook import claims
+from ncbook import claims, runs
 from ncbook.experiment import Experiment
 
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
@@ -21,7 +21,7 @@ APPENDICES = ["images", "proofs", "tightness"]
 OWN = {  # parameters that are not the experiment's
     "03_new_classes": {"repeats"},
     "04_few_shot_bound": {"shot"},
-    "06_depth": {"depths", "per_class"},
+    "06_depth": {"depths", "per_class", "workers"},
     "08_paper_table": {"datasets", "recipes", "episodes", "seeds"},
 }
 SETTINGS = {  # file -> notebooks it is for
@@ -125,6 +125,7 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("04_few_shot_bound", ["-p", "shot", "16"], "shot=16, n_novel=100; allowed here: 1 to 15 shots"),
         ("03_new_classes", ["-p", "repeats", "0"], "repeats=0; allowed: at least 1"),
         ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4' is unknown"),
+        ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples and 1 worker"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
         ("08_paper_table", ["-y", "recipes: [simpel]"], "recipes=['simpel']; allowed: simple"),
     ],
@@ -151,6 +152,16 @@ def test_good_parameters_from_any_folder(root, tmp_path):
     assert "novel_cdnv_falls_with_l: cannot be judged" in text  # two numbers of source classes are too few
 
 
+def test_networks_trained_side_by_side_are_found(root, tmp_path):
+    done, notebook, _ = papermill(
+        root, tmp_path, "06_depth", "-y", "{depths: [3, 5], n_source: 5, epochs: 1, per_class: 5, workers: 2}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(runs.list(tmp_path / "runs")["backbone"]) == ["plain3", "plain5"]
+    training = next(cell for cell in notebook.cells if "ProcessPoolExecutor(workers" in cell.source)
+    assert "plain3" in str(training.outputs) and "finished" in str(training.outputs)
+
+
 def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
     done, _, _ = papermill(
         root, tmp_path, "08_paper_table", "-y", "{datasets: [strokes, fc100], seeds: 2, epochs: 2, n_source: 8}",
@@ -167,10 +178,29 @@ def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
     assert set(ledger["data"]) == {"published", "measured"} and len(ledger) == 8
 
 
-def test_figures_are_made_of_notebooks_and_settings_that_are_there(root):
+@pytest.fixture
+def make(root):
     spec = importlib.util.spec_from_file_location("make_figures", root / "figures" / "make.py")
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_notebook_that_fails_is_named(make, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    for name in ("NCBOOK_FIGURES", "OMP_NUM_THREADS", "NCBOOK_PROGRESS"):
+        monkeypatch.setenv(name, "1")  # put back afterwards
+    for folder in ("notebooks", "out"):
+        (tmp_path / folder).mkdir()
+    cell = nbformat.v4.new_code_cell("import os\nassert 'fig' not in os.environ['NCBOOK_FIGURES'], 'no such luck'")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), tmp_path / "notebooks" / "09_bad.ipynb")
+    seconds, failed = make.execute(make.Job("09_bad"), 1)
+    assert seconds > 0 and failed.startswith("09_bad: ") and "no such luck" in failed
+    assert "09_bad: " in capsys.readouterr().out and (tmp_path / "out" / "09_bad.ipynb").is_file()
+
+
+def test_figures_are_made_of_notebooks_and_settings_that_are_there(root, make):
     for job in {*make.JOBS, *make.FULL, make.LAST}:
         assert (root / "notebooks" / f"{job.notebook}.ipynb").is_file()
         if job.settings:
