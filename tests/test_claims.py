@@ -277,6 +277,7 @@ def test_claims_about_episodes():
     assert verdict("episodes_nc_plateaus", rising) == "does not hold"
     falling = [10, 8, 6, 5, 4, 3, 2, 1]
     assert verdict("episodes_nc_plateaus", episodes({nc[0]: falling}, {nc[0]: stays})) == "does not hold"
+    assert verdict("episodes_nc_plateaus", episodes({nc[0]: [*stays[:-1], np.nan]}, {})) == "cannot be judged"
     to_zero = [10, 1, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]
     assert verdict("episodes_nc_plateaus", episodes({nc[0]: to_zero}, {nc[0]: stays})) == "does not hold"
     apart = episodes({nc[0]: falls, nc[1]: [2 * v for v in falls]}, {})

@@ -12,15 +12,16 @@ from ncbook.claims._registry import FEWEST, OPEN, Verdict, claim, judged
 
 SMALL, LARGE = "conv4", "resnet18"
 ALIKE = 0.1  # relative difference up to which two numbers count as alike
-NONE = Verdict(OPEN, "no history of networks trained by episodes")
+NONE = Verdict(OPEN, "no finite history of networks trained by episodes")
 
 
 def _curves(table: pd.DataFrame, split: str, metric: str) -> dict[str, pd.Series]:
-    """For each backbone the values over epochs; empty where they were not measured."""
+    """For each backbone the values over epochs, where they were measured and are finite."""
     if not {"backbone", "way"} <= set(table):
         return {}
     rows = table[(table["split"] == split) & (table["metric"] == metric)].sort_values("epoch")
-    return {name: run.set_index("epoch")["value"] for name, run in rows.groupby("backbone") if len(run) >= FEWEST}
+    found = {name: run.set_index("epoch")["value"] for name, run in rows.groupby("backbone")}
+    return {name: run for name, run in found.items() if len(run) >= FEWEST and np.isfinite(run).all()}
 
 
 def _late(run: pd.Series) -> pd.Series:
