@@ -19,12 +19,13 @@ help:  ## List the targets.
 .PHONY: env
 env: .venv/.installed  ## Make or update .venv with the locked versions.
 
-# uv installs in seconds what pip needs minutes for; its version is in the lock like everybody else's.
+# uv installs in seconds what pip needs minutes for; its version is in the lock like everybody else's. Compiled at once:
+# each notebook is a process that imports torch, in 3 s rather than 7 where Python may not write its bytecode (containers).
 .venv/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ncbook needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements.txt)"
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --requirement requirements.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --requirement requirements.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	touch $@
 
