@@ -28,6 +28,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ncbook import collapse
+from ncbook._collapse_moments import Moments, check_batch, check_logits, raise_not_finite, raise_single_samples
 
 _BLOCK = 8192  # rows worked on at a time, of a larger batch
 _RECENT = 16384  # rows that float32 sums run over before they are added to the float64 ones
@@ -149,7 +150,7 @@ class CollapseMetrics(Metric):
         torch.sub(x, z, out=z)
         squares = torch.linalg.vector_norm(z, dim=1).double().square()
         if not squares.sum().isfinite():
-            collapse.raise_not_finite(x)
+            raise_not_finite(x)
         if moved:
             self._load(self._totals(), references)
         self.references = references
@@ -218,7 +219,7 @@ class CollapseMetrics(Metric):
         self.recent_sums = torch.zeros_like(self.references)
         self.recent_moment = torch.zeros_like(self.moment, dtype=torch.float32)
 
-    def _moments(self) -> collapse.Moments:
+    def _moments(self) -> Moments:
         counts, means, squares, scatter = self._totals()
         classes = torch.arange(self.n_classes, device=counts.device)
         seen = counts > 0
@@ -229,9 +230,9 @@ class CollapseMetrics(Metric):
             warnings.warn(f"{missing} of {self.n_classes} classes have no sample: left out", stacklevel=2)
             classes, counts, means, squares = (v[seen] for v in (classes, counts, means, squares))
         if single:
-            collapse.raise_single_samples(classes, counts)
+            raise_single_samples(classes, counts)
         within = scatter / counts.sum()
-        return collapse.Moments(
+        return Moments(
             classes,
             counts,
             means,
@@ -347,7 +348,7 @@ class SecondPass(Metric):
     decided: Tensor  # [] int64, samples that came with logits
     differing: Tensor  # [] int64, those of them that the nearest mean decides differently
 
-    def __init__(self, moments: collapse.Moments, n_classes: int, *, directional: bool = True, **kwargs: Any):
+    def __init__(self, moments: Moments, n_classes: int, *, directional: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.n_classes, self.directional = n_classes, directional
         for name, buffer in (
@@ -371,7 +372,7 @@ class SecondPass(Metric):
         """Add a batch of features [B, D] with labels [B], and for NC4 with logits [B, n_classes]."""
         labels = _check(features, labels, self.n_classes, self.means.shape[1], self.means.device)
         if logits is not None:
-            collapse.check_logits(logits, len(features), self.n_classes)
+            check_logits(logits, len(features), self.n_classes)
             logits = logits.detach().to(features.device)
         if len(self.classes) < self.n_classes:
             known = torch.isin(labels, self.classes)
@@ -394,7 +395,7 @@ class SecondPass(Metric):
                 residuals = x - self.means.float().index_select(0, y)
                 scatter = collapse.scatter_towards_means(residuals, y, centred)
                 if not scatter.sum().isfinite():
-                    collapse.raise_not_finite(x)
+                    raise_not_finite(x)
                 self.scatter += scatter
                 self.counts += torch.bincount(y, minlength=len(self.counts))
             if logits is not None:
@@ -408,7 +409,7 @@ class SecondPass(Metric):
             if (self.counts == 0).any():
                 missing = self.classes[self.counts == 0].tolist()
                 raise ValueError(f"features must be of all classes of the first pass, not yet seen: {missing}")
-            moments = collapse.Moments(self.classes, self.class_counts, self.means, self.variances, within=None)
+            moments = Moments(self.classes, self.class_counts, self.means, self.variances, within=None)
             # Residuals were taken from rounded means, so they have a mean: the rounding error.
             centred = self.means - self.means.mean(0)
             along = (self.means - self.means.float()) @ centred.T  # [C, C]
@@ -424,7 +425,7 @@ class SecondPass(Metric):
 
 def _check(features: Tensor, labels: Tensor, n_classes: int, dim: int, device: torch.device) -> Tensor:
     """The labels, int64 and on the device of the features; raises if either is not what ``update`` takes."""
-    collapse.check_batch(features, labels)
+    check_batch(features, labels)
     if features.shape[1] != dim:
         raise ValueError(f"features must be [N, dim] = [N, {dim}], got {list(features.shape)}")
     if features.device != device:

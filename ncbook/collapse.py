@@ -26,12 +26,24 @@ Every metric raises, before any number is computed,
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from ncbook._collapse_moments import (
+    Between,
+    Moments,
+    Sample,
+    check_logits,
+    negligible,
+    pair_indices,
+    pseudo_inverse,
+    raise_if_centred_means_vanish,
+    raise_not_finite,
+    rows_at_a_time,
+    some,
+    sum_of_pairs,
+)
 
 NC2_VARIANTS = ("centred", "uncentred", "normalised", "equinorm", "equiangularity")
 
@@ -43,207 +55,6 @@ def __getattr__(name: str):
 
         return CollapseMetrics
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-# ------------------------------------------------------------------------------------------------------------
-# What the formulas are computed from
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Sufficient statistics of a labelled sample, by the pure functions or by the accumulator."""
-
-    classes: Tensor  # [C] the labels, ascending
-    counts: Tensor  # [C]
-    means: Tensor  # [C, D]
-    variances: Tensor  # [C]
-    within: Callable[[Tensor | None], Tensor]  # directions A [k, D] -> A S_W A^T [k, k]; None -> S_W [D, D]
-    resolution: float = torch.finfo(torch.float64).eps  # rounding error of the means, in standard deviations
-
-    @cached_property
-    def gram(self) -> Tensor:
-        """[C, C] inner products of the centred means."""
-        centred = self.means - self.means.mean(0)
-        return centred @ centred.T
-
-    @cached_property
-    def distances(self) -> Tensor:
-        """[C (C - 1) / 2] between class means, in the order of `_pairs`."""
-        i, j = _pairs(len(self.means), self.means.device)
-        lengths = self.gram.diagonal()
-        squared = lengths[i] + lengths[j] - 2 * self.gram[i, j]
-        # This cancels where two means are close to each other; differences first is exact there, but slower.
-        if squared.min() > torch.finfo(squared.dtype).eps ** 0.25 * lengths.max():
-            return squared.sqrt()
-        return torch.pdist(self.means)
-
-    @cached_property
-    def sums_of_variances(self) -> Tensor:
-        """[C (C - 1) / 2] of the two classes of a pair."""
-        return _sum_of_pairs(self.variances)
-
-    @cached_property
-    def between(self) -> "Between":
-        """The between-class covariance, classes with equal weight."""
-        return Between(self.means, torch.full_like(self.counts, 1 / len(self.counts)))
-
-
-class Between:
-    """R^T R = sum_k w_k (mu_k - mu)(mu_k - mu)^T with mu = sum_k w_k mu_k, for class weights of sum 1.
-
-    Attributes:
-        rows: R [C, D].
-        gram: The smaller one of R R^T + (see below) [C, C] and R^T R [D, D]: ``by_class`` tells which.
-        inverse: Its (pseudo-)inverse.
-        rank: Of R: min(C - 1, D), less where class means are linearly dependent beyond that.
-    """
-
-    def __init__(self, means: Tensor, weights: Tensor):
-        n_classes, dim = means.shape
-        self.rows = weights.sqrt()[:, None] * (means - weights @ means)
-        _raise_if_centred_means_vanish(self.rows, means)
-        self.by_class = n_classes <= dim
-        if self.by_class:
-            # R^T sqrt(w) = 0: this null direction of R R^T, along which the formulas never look, is filled
-            # up. So at most C - 1 eigenpairs count, whatever rounding does, and the rank is full in general
-            # position.
-            gram, null = self.rows @ self.rows.T, weights.sqrt()
-            self.gram = gram + gram.trace() / (n_classes - 1) * torch.outer(null, null)
-        else:
-            self.gram = self.rows.T @ self.rows
-        self.inverse, rank = _inverse(self.gram, max(n_classes, dim))
-        self.rank = rank - self.by_class
-
-    def trace_of_inverse_with(self, within: Callable[[Tensor | None], Tensor]) -> Tensor:
-        """tr(S_W (R^T R)^+)."""
-        if self.by_class:  # (R^T R)^+ = R^T (R R^T)^+ (R R^T)^+ R
-            return ((self.inverse @ within(self.rows)) * self.inverse).sum()
-        return (within(None) * self.inverse).sum()
-
-
-def _inverse(psd: Tensor, long_side: int) -> tuple[Tensor, int]:
-    """(Pseudo-inverse, rank) of a positive semi-definite matrix, made of sums of long_side products."""
-    eps = torch.finfo(psd.dtype).eps
-    factor, failed = torch.linalg.cholesky_ex(psd)
-    pivots = factor.detach().diagonal().square()
-    if not failed and pivots.min() > eps**0.5 * psd.detach().diagonal().max():
-        return torch.cholesky_inverse(factor), len(psd)  # far from singular: much faster than what follows
-    rank = torch.linalg.matrix_rank(psd.detach(), rtol=eps * long_side, hermitian=True)
-    return torch.linalg.pinv(psd, rtol=eps * long_side, hermitian=True), int(rank)
-
-
-class _Sample:
-    """Checked features; ``index`` [N] holds 0 ... C - 1 in place of the labels; counts and means are accurate.
-
-    No copy of the features in the accurate dtype is made, nor of what is left of them without the means: both are
-    taken a block of rows at a time, while it is near the cores.
-    """
-
-    def __init__(self, features: Tensor, labels: Tensor, *, least: int = 1):
-        check_batch(features, labels)
-        self.features, self.dtype = features, _accurate_dtype(features.device)
-        self.classes, self.index, counts = labels.to(features.device).unique(return_inverse=True, return_counts=True)
-        if len(self.classes) < 2:
-            raise ValueError(f"labels must hold at least two classes, got {self.classes.tolist()}")
-        self.counts = counts.to(self.dtype)  # [C]
-        sums = features.new_zeros(len(counts), features.shape[1], dtype=self.dtype)
-        for x, index in self._blocks():
-            sums = sums.index_add(0, index, x)
-        self.means = sums / self.counts[:, None]  # [C, D]
-        # Sums are finite only if every term is: no scan of the features, and one synchronisation for two
-        # checks.
-        finite, smallest = torch.stack([self.means.detach().isfinite().all(), counts.min()]).tolist()
-        if not finite:
-            raise_not_finite(features)
-        if smallest < least:
-            raise_single_samples(self.classes, counts)
-
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(Rows [n, D] in the accurate dtype, their index [n]), block after block."""
-        rows = rows_at_a_time(self.features.shape[1])
-        for x, index in zip(self.features.split(rows), self.index.split(rows), strict=True):
-            yield x.to(self.dtype), index
-
-    def residuals(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x - mu_y [n, D], index y [n]), block after block."""
-        for x, index in self._blocks():
-            yield x - self.means[index], index
-
-    def moments(self) -> Moments:
-        squares = torch.cat([r.square().sum(1) for r, _ in self.residuals()])  # [N]
-        variances = torch.zeros_like(self.counts).index_add(0, self.index, squares) / self.counts
-        return Moments(self.classes, self.counts, self.means, variances, self._within)
-
-    def _within(self, directions: Tensor | None) -> Tensor:
-        total = 0
-        for r, _ in self.residuals():
-            along = r if directions is None else r @ directions.T  # [n, k]
-            total = total + along.T @ along
-        return total / len(self.features)
-
-
-def check_batch(features: Tensor, labels: Tensor) -> None:
-    """Raise unless features are [N, D] floats and labels [N] integers."""
-    for name, value in (("features", features), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if not features.is_floating_point():
-        raise TypeError(f"features must be of a float dtype, got {features.dtype}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be of an integer dtype, got {labels.dtype}")
-    if features.ndim != 2 or features.shape[1] == 0:
-        shape = list(features.shape)
-        raise ValueError(f"features must be [N, D], got {shape}; features.flatten(1) flattens a layer's maps")
-    if labels.shape != features.shape[:1]:
-        raise ValueError(f"labels must be [N] = [{len(features)}] like features, got {list(labels.shape)}")
-
-
-def check_logits(logits: Tensor, n: int, n_classes: int) -> None:
-    """Raise unless logits are [n, n_classes] floats."""
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        raise TypeError(f"logits must be a float tensor, got {getattr(logits, 'dtype', type(logits).__name__)}")
-    if logits.shape != (n, n_classes):
-        raise ValueError(f"logits must be [N, C] = [{n}, {n_classes}], got {list(logits.shape)}")
-
-
-def raise_not_finite(features: Tensor) -> None:
-    """Say which row of the features holds NaN or infinite values, or that their sums overflow."""
-    rows = (~features.detach().isfinite().all(1)).nonzero().flatten()
-    if len(rows):
-        raise ValueError(
-            f"features must be finite, got NaN or infinite values in {len(rows)} of {len(features)} rows, "
-            f"first in row {rows[0].item()}"
-        )
-    largest = features.detach().abs().max().item()
-    raise ValueError(f"features must be small enough for sums of their squares, got values up to {largest:g}")
-
-
-def raise_single_samples(classes: Tensor, counts: Tensor) -> None:
-    """Name the classes that have too few samples for a variance."""
-    single = _some(classes[counts < 2].tolist())
-    raise ValueError(f"labels must hold two samples or more of each class for a variance, got one of: {single}")
-
-
-def _some(items: list) -> str:
-    return ", ".join(map(str, items[:5])) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
-
-
-def _accurate_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def rows_at_a_time(width: int) -> int:
-    """How many rows of this width to hold at once where [N, width] would not be bounded."""
-    return max(1, 2**20 // width)
-
-
-def _raise_if_centred_means_vanish(centred: Tensor, means: Tensor) -> None:
-    if _negligible(centred.detach().abs().max(), means):
-        raise ValueError("features must have distinct class means, got identical ones for all classes")
-
-
-def _negligible(values: Tensor, means: Tensor) -> Tensor:
-    return values <= 16 * torch.finfo(means.dtype).eps * means.detach().abs().max()
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -285,7 +96,7 @@ def cdnv_matrix(features: Tensor, labels: Tensor, *, debiased: bool = False) -> 
         tensor([[   nan, 0.0100],
                 [0.0100,    nan]], dtype=torch.float64)
     """
-    sample = _Sample(features, labels, least=2)
+    sample = Sample(features, labels, least=2)
     return _square(cdnv_of_pairs(sample.moments(), debiased=debiased), len(sample.counts))
 
 
@@ -302,7 +113,7 @@ def cdnv(features: Tensor, labels: Tensor, *, debiased: bool = False) -> Tensor:
         >>> (cdnv(features, labels, debiased=True) * 98).round(decimals=12)  # (2 + 2) / (2 (100 - 1 - 1))
         tensor(2., dtype=torch.float64)
     """
-    return cdnv_of_pairs(_Sample(features, labels, least=2).moments(), debiased=debiased).mean()
+    return cdnv_of_pairs(Sample(features, labels, least=2).moments(), debiased=debiased).mean()
 
 
 def cdnv_of_pairs(moments: Moments, *, debiased: bool = False) -> Tensor:
@@ -311,7 +122,7 @@ def cdnv_of_pairs(moments: Moments, *, debiased: bool = False) -> Tensor:
     if not debiased:
         return variances / (2 * squared)
     unbiased = moments.variances * moments.counts / (moments.counts - 1)
-    squared = squared - _sum_of_pairs(unbiased / moments.counts)
+    squared = squared - sum_of_pairs(unbiased / moments.counts)
     lost = squared <= 0
     if lost.any():
         warnings.warn(
@@ -320,7 +131,7 @@ def cdnv_of_pairs(moments: Moments, *, debiased: bool = False) -> Tensor:
             RuntimeWarning,
             stacklevel=3,
         )
-    return (_sum_of_pairs(unbiased) / (2 * squared.masked_fill(lost, 1.0))).masked_fill(lost, torch.inf)
+    return (sum_of_pairs(unbiased) / (2 * squared.masked_fill(lost, 1.0))).masked_fill(lost, torch.inf)
 
 
 def directional_cdnv_matrix(features: Tensor, labels: Tensor) -> Tensor:
@@ -351,7 +162,7 @@ def directional_cdnv_matrix(features: Tensor, labels: Tensor) -> Tensor:
         tensor([[   nan, 0.0100],
                 [0.0100,    nan]], dtype=torch.float64)
     """
-    sample = _Sample(features, labels, least=2)
+    sample = Sample(features, labels, least=2)
     moments = sample.moments()
     centred = moments.means - moments.means.mean(0)
     scatter = sum(scatter_towards_means(r, index, centred) for r, index in sample.residuals())
@@ -415,7 +226,7 @@ def min_distance(features: Tensor, labels: Tensor, *, normalised: bool = False) 
         >>> min_distance(features, labels, normalised=True)
         tensor(2., dtype=torch.float64)
     """
-    return min_distance_of_means(_Sample(features, labels).means, normalised=normalised)
+    return min_distance_of_means(Sample(features, labels).means, normalised=normalised)
 
 
 def min_distance_of_means(means: Tensor, *, normalised: bool = False) -> Tensor:
@@ -424,7 +235,7 @@ def min_distance_of_means(means: Tensor, *, normalised: bool = False) -> Tensor:
     if not normalised:
         return smallest
     centred = means - means.mean(0)
-    _raise_if_centred_means_vanish(centred, means)
+    raise_if_centred_means_vanish(centred, means)
     return smallest / centred.norm(dim=1).mean()
 
 
@@ -434,9 +245,9 @@ def _squared_distances(moments: Moments) -> Tensor:
     distances, variances = moments.distances, moments.sums_of_variances
     with torch.no_grad():
         spread = variances.sqrt()
-        equal = (distances <= 16 * moments.resolution * spread) | _negligible(distances, moments.means)
+        equal = (distances <= 16 * moments.resolution * spread) | negligible(distances, moments.means)
         if equal.any():
-            i, j = (moments.classes[k[equal][0]].item() for k in _pairs(len(moments.means), equal.device))
+            i, j = (moments.classes[k[equal][0]].item() for k in pair_indices(len(moments.means), equal.device))
             raise ValueError(
                 f"features must have distinct class means, got identical ones for classes {i} and {j} "
                 f"({equal.sum().item()} such pairs)"
@@ -444,19 +255,9 @@ def _squared_distances(moments: Moments) -> Tensor:
     return distances.square()
 
 
-def _pairs(n_classes: int, device: torch.device) -> Tensor:
-    """[2, C (C - 1) / 2] the unordered pairs i < j, in the order of torch.pdist."""
-    return torch.triu_indices(n_classes, n_classes, 1, device=device)
-
-
-def _sum_of_pairs(values: Tensor) -> Tensor:
-    i, j = _pairs(len(values), values.device)
-    return values[i] + values[j]
-
-
 def _square(pairs: Tensor, n_classes: int) -> Tensor:
     """Values of the unordered pairs as [C, C], NaN on the diagonal."""
-    i, j = _pairs(n_classes, pairs.device)
+    i, j = pair_indices(n_classes, pairs.device)
     return pairs.new_full((n_classes, n_classes), torch.nan).index_put((i, j), pairs).index_put((j, i), pairs)
 
 
@@ -499,7 +300,7 @@ def nc1(features: Tensor, labels: Tensor) -> Tensor:
         >>> nc1(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
         tensor(0.0200, dtype=torch.float64)
     """
-    return nc1_of(_Sample(features, labels, least=2).moments())
+    return nc1_of(Sample(features, labels, least=2).moments())
 
 
 def nc1_of(moments: Moments) -> Tensor:
@@ -534,7 +335,7 @@ def separation_fuzziness(features: Tensor, labels: Tensor) -> Tensor:
         >>> separation_fuzziness(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
         tensor(0.0400, dtype=torch.float64)
     """
-    return separation_fuzziness_of(_Sample(features, labels, least=2).moments())
+    return separation_fuzziness_of(Sample(features, labels, least=2).moments())
 
 
 def separation_fuzziness_of(moments: Moments) -> Tensor:
@@ -566,7 +367,7 @@ def trace_ratio(features: Tensor, labels: Tensor) -> Tensor:
         >>> trace_ratio(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
         tensor(0.0400, dtype=torch.float64)
     """
-    return trace_ratio_of(_Sample(features, labels, least=2).moments())
+    return trace_ratio_of(Sample(features, labels, least=2).moments())
 
 
 def trace_ratio_of(moments: Moments) -> Tensor:
@@ -603,7 +404,7 @@ def variability_collapse_index(features: Tensor, labels: Tensor) -> Tensor:
         >>> variability_collapse_index(features, labels)
         tensor(0.0385, dtype=torch.float64)
     """
-    return variability_collapse_index_of(_Sample(features, labels, least=2).moments())
+    return variability_collapse_index_of(Sample(features, labels, least=2).moments())
 
 
 def variability_collapse_index_of(moments: Moments) -> Tensor:
@@ -614,15 +415,15 @@ def variability_collapse_index_of(moments: Moments) -> Tensor:
     # 1 - tr(...) cancels at collapse. The eigenvalues of S_T^+ S_B are m / (1 + m), those of the complement 1
     # / (1 + m).
     if not between.by_class:
-        total, total_rank = _inverse(within + between.gram, n_classes)
+        total, total_rank = pseudo_inverse(within + between.gram, n_classes)
         return ((total * within).sum() - (total_rank - rank)) / rank
-    inverse, _ = _inverse(within, dim)
+    inverse, _ = pseudo_inverse(within, dim)
     towards = rows @ inverse
     with torch.no_grad():
         lost = (rows - towards @ within).abs().max() > 1e-6 * rows.abs().max()
     if lost:  # class means differ in directions without any variance within classes, where m is infinite
         between_covariance = rows.T @ rows
-        total, _ = _inverse(within + between_covariance, dim)
+        total, _ = pseudo_inverse(within + between_covariance, dim)
         return 1 - (total * between_covariance).sum() / rank
     # m: the eigenvalues of R S_W^+ R^T [C, C], whose null direction sqrt(w) gets the eigenvalue `filled`.
     ratio = towards @ rows.T
@@ -682,7 +483,7 @@ def nc2(features: Tensor, labels: Tensor, *, variant: str = "centred") -> Tensor
     """
     if variant not in NC2_VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(NC2_VARIANTS)}, got {variant!r}")
-    sample = _Sample(features, labels)
+    sample = Sample(features, labels)
     return nc2_of_means(sample.means, sample.classes, variant)
 
 
@@ -692,17 +493,17 @@ def nc2_of_means(means: Tensor, classes: Tensor, variant: str = "centred") -> Te
     if variant == "uncentred":
         return gram_to_etf(means @ means.T)
     centred = means - means.mean(0)
-    _raise_if_centred_means_vanish(centred, means)
+    raise_if_centred_means_vanish(centred, means)
     if variant == "centred":
         return gram_to_etf(centred @ centred.T)
     lengths = centred.norm(dim=1)
     if variant == "equinorm":
         return lengths.std(correction=0) / lengths.mean()
-    at_centre = _negligible(lengths.detach(), means)
+    at_centre = negligible(lengths.detach(), means)
     if at_centre.any():
         raise ValueError(
             f"variant {variant!r} divides by the distance of class means from the global mean, got zero for "
-            f"{_some(classes[at_centre].tolist())}"
+            f"{some(classes[at_centre].tolist())}"
         )
     directions = centred / lengths[:, None]
     if variant == "normalised":
@@ -751,7 +552,7 @@ def nc3(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         >>> nc3(features, labels, torch.tensor([[3.0], [-3.0]])).round(decimals=12)
         tensor(2., dtype=torch.float64)
     """
-    return nc3_of_means(_Sample(features, labels).means, weight)
+    return nc3_of_means(Sample(features, labels).means, weight)
 
 
 def nc3_of_means(means: Tensor, weight: Tensor) -> Tensor:
@@ -762,7 +563,7 @@ def nc3_of_means(means: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(f"weight must be [C, D] = {list(means.shape)}, got {list(weight.shape)}")
     weight = weight.to(means)
     centred = means - means.mean(0)
-    _raise_if_centred_means_vanish(centred, means)
+    raise_if_centred_means_vanish(centred, means)
     length = weight.norm()
     if not 0 < length < torch.inf:
         raise ValueError(f"weight must be finite and not zero, got one of Frobenius norm {length.item():g}")
@@ -797,10 +598,10 @@ def nc4(features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         >>> nc4(features, labels, torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 0]]))
         tensor(0.2500, dtype=torch.float64)
     """
-    return _nc4_of(_Sample(features, labels), logits)
+    return _nc4_of(Sample(features, labels), logits)
 
 
-def _nc4_of(sample: _Sample, logits: Tensor) -> Tensor:
+def _nc4_of(sample: Sample, logits: Tensor) -> Tensor:
     """Formula of `nc4`."""
     check_logits(logits, len(sample.features), len(sample.counts))
     with torch.no_grad():
@@ -837,7 +638,7 @@ def class_mean_mismatch(features: Tensor, labels: Tensor) -> Tensor:
         >>> class_mean_mismatch(features, labels)
         tensor(0.2500, dtype=torch.float64)
     """
-    sample = _Sample(features, labels)
+    sample = Sample(features, labels)
     decisions = torch.nn.functional.one_hot(sample.index, len(sample.classes)).to(sample.dtype)
     return _nc4_of(sample, decisions)
 
@@ -898,7 +699,7 @@ def summary(
         >>> [round(float(value), 4) for value in summary(features, labels).values()]
         [0.01, 0.0204, 0.02, 0.0, 10.0, 2.0]
     """
-    sample = _Sample(features, labels, least=2)
+    sample = Sample(features, labels, least=2)
     moments, means = sample.moments(), sample.means
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # pairs that cannot be told apart
