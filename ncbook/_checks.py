@@ -1,0 +1,132 @@
+"""One dialect of messages, ``what came; allowed: what is``, and one "did you mean".
+
+Pure functions that every room may call; no torch is imported before a tensor is looked at, so that `Experiment` can
+refuse a parameter at once. Each returns the value it accepted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def nearest(name: object, allowed: Iterable[str]) -> str:
+    """Say what is allowed, the nearest valid name first.
+
+    >>> nearest("conv5", ["conv4", "resnet12"])
+    "did you mean 'conv4'? allowed: conv4, resnet12"
+    """
+    allowed = list(allowed)
+    close = difflib.get_close_matches(str(name), allowed, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + (", ".join(allowed) or "none")
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Accept one of a few names.
+
+    >>> check_choice("head", "rigde", ["ridge", "ncc"])
+    Traceback (most recent call last):
+    ValueError: head='rigde' is unknown; did you mean 'ridge'? allowed: ridge, ncc
+    """
+    allowed = list(allowed)
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; {nearest(value, allowed)}")
+    return value
+
+
+def check_whole(name: str, value: object, low: int, high: float = math.inf) -> int:
+    """Accept an integer from ``low`` to ``high``.
+
+    >>> check_whole("shot", 0, 1)
+    Traceback (most recent call last):
+    ValueError: shot=0; allowed: a whole number of at least 1
+    """
+    allowed = f"a whole number of at least {low}" + (f" and at most {high}" if high < math.inf else "")
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; allowed: {allowed}")
+    if not low <= operator.index(value) <= high:
+        raise ValueError(f"{name}={value!r}; allowed: {allowed}")
+    return operator.index(value)
+
+
+def check_real(
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above_low: bool = False,
+    below_high: bool = False,
+) -> float:
+    """Accept a finite number from ``low`` to ``high``, with ``above_low`` or ``below_high`` without that end.
+
+    >>> check_real("ridge", 0, 0, above_low=True)
+    Traceback (most recent call last):
+    ValueError: ridge=0; allowed: a finite number above 0
+    """
+    ends = [f"above {low}" if above_low else f"of at least {low}"] if low > -math.inf else []
+    ends += [f"below {high}" if below_high else f"of at most {high}"] if high < math.inf else []
+    allowed = " ".join(["a finite number", " and ".join(ends)]).strip()
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        hint = ""
+        if isinstance(value, str):
+            try:
+                hint = f" (YAML reads it as text: write {float(value):.1e})"
+            except ValueError:
+                hint = ""
+        raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; allowed: {allowed}{hint}")
+    number = float(value)
+    inside = math.isfinite(number) and low <= number <= high
+    if not inside or (above_low and number == low) or (below_high and number == high):
+        raise ValueError(f"{name}={value!r}; allowed: {allowed}")
+    return number
+
+
+def check_labels(labels: object, name: str = "labels") -> Tensor:
+    """Accept a vector [N] of integers, with or without gaps."""
+    import torch
+
+    if not isinstance(labels, torch.Tensor):
+        raise TypeError(f"{name} is of type {type(labels).__name__}; allowed: a torch.Tensor [N] of integers")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"{name} has dtype {labels.dtype}; allowed: an integer dtype")
+    if labels.ndim != 1:
+        raise ValueError(f"{name} has shape {list(labels.shape)}; allowed: [N]")
+    return labels
+
+
+def check_features(features: object, labels: object, name: str = "features", labels_name: str = "labels") -> Tensor:
+    """Accept features [N, D] of a float dtype beside integer labels [N]; whether they are finite is not looked at."""
+    import torch
+
+    if not isinstance(features, torch.Tensor):
+        raise TypeError(f"{name} is of type {type(features).__name__}; allowed: a torch.Tensor [N, D] of floats")
+    if not features.is_floating_point():
+        raise TypeError(f"{name} has dtype {features.dtype}; allowed: a float dtype")
+    check_labels(labels, labels_name)
+    if features.ndim != 2 or features.shape[1] == 0:
+        shape = list(features.shape)
+        raise ValueError(f"{name} has shape {shape}; allowed: [N, D] (features.flatten(1) flattens a layer's maps)")
+    if len(labels) != len(features):
+        raise ValueError(
+            f"{labels_name} has shape {list(labels.shape)}; allowed: [{len(features)}], one entry per row of {name}"
+        )
+    return features
+
+
+def describe_not_finite(values: Tensor, name: str = "features") -> str:
+    """Say which rows hold NaN or infinity, or that finite numbers are too large for sums of their squares."""
+    rows = (~values.detach().isfinite().flatten(1).all(1)).nonzero().flatten()
+    if len(rows):
+        return (
+            f"{name} holds NaN or infinity in {len(rows)} of {len(values)} rows, first in row {int(rows[0])}; "
+            "allowed: finite numbers"
+        )
+    largest = float(values.detach().abs().max())
+    return f"{name} holds values up to {largest:g}; allowed: numbers small enough for sums of their squares"

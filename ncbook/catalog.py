@@ -1,0 +1,65 @@
+"""Names that an `Experiment` may use, each with what is known of it before anything is read: plain strings and numbers.
+
+No torch, no files, no imports of the package. `Experiment` refuses by it; `datasets`, `backbones` and `objectives` find
+their code by it. A new data set, backbone or objective is one file and one line here.
+"""
+
+from typing import NamedTuple
+
+
+class DataSet(NamedTuple):
+    """One data set.
+
+    Attributes:
+        loader: "module:function" below `ncbook.datasets`; the function takes ``root`` and the options.
+        steps: optimization steps of a run whose number of epochs is not given.
+        classes: classes there are; for a generated data set the most that a run may use; None: known once it is read.
+        generated: whether the classes are made on demand, as many as are wanted.
+        official: numbers of source and novel classes in the published lists, where there are any.
+        options: parameters of `Experiment` that are options of the loader.
+    """
+
+    loader: str
+    steps: int
+    classes: int | None
+    generated: bool = False
+    official: tuple[int, int] | None = None
+    options: tuple[str, ...] = ()
+
+
+DATASETS = {
+    "strokes": DataSet("strokes:load", steps=300, classes=16_384, generated=True),
+    "omniglot": DataSet("omniglot:load", steps=600, classes=1_623, options=("protocol",)),
+    "cifar10": DataSet("cifar:load_cifar10", steps=2_000, classes=10),
+    "cifar_fs": DataSet("cifar:load_cifar_fs", steps=4_000, classes=100, official=(64, 20)),
+    "mini_imagenet": DataSet("mini_imagenet:load", steps=6_000, classes=100, official=(64, 20)),
+    "emnist": DataSet("emnist:load", steps=1_000, classes=47),
+    "fc100": DataSet("cifar:load_fc100", steps=4_000, classes=100, official=(60, 20)),
+    "folder": DataSet("folder:load", steps=1_000, classes=None, options=("path", "image_size")),
+}
+PROTOCOLS = {  # of Omniglot: classes, and numbers of source and novel classes in the published lists
+    "lake": (1_623, None),
+    "vinyals": (6_492, (4_112, 1_692)),
+}
+MOST_NOVEL, MOST_VALIDATION = 100, 20  # classes taken where a data set has more to spare and no number is given
+GENERATED_AT_LEAST = 1_024  # classes that generated data sets make: source sets of one such set are nested
+
+BACKBONES = {  # name -> class in `ncbook.backbones`, with its arguments
+    "conv4": ("Conv4", {}),
+    **{f"plain{depth}": ("PlainConv", {"depth": depth}) for depth in (3, 5, 10, 14, 18, 20)},
+    "resnet12": ("ResNet12", {}),
+    "resnet18": ("ResNet18", {}),
+    "wrn_28_4": ("WideResNet", {"depth": 28, "widen": 4}),
+}
+
+ROWS = ("batch_size",)  # parameters of objectives that step on batches of rows, and of those that step on episodes
+EPISODES = ("train_way", "train_shot", "train_query", "episodes_per_epoch")
+OBJECTIVES = {  # name -> "module:class" below `ncbook.objectives`, and the parameters that belong to it
+    "cross_entropy": ("cross_entropy:CrossEntropy", ROWS),
+    "prototypical": ("prototypical:Prototypical", EPISODES),
+}
+OPTIMIZERS = {"sgd": ("momentum",), "adam": ()}  # name -> the parameters that belong to it
+SCHEDULES = ("one_cycle", "cosine", "step", "constant")
+AUGMENTATIONS = ("affine", "crop_flip", "none")
+PRECISIONS = ("auto", "float32", "bfloat16")
+SPLITS = ("source_train", "source_test", "novel", "validation")
