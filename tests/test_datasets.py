@@ -8,13 +8,14 @@ import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ncbook import datasets
+from ncbook import catalog, datasets
 from ncbook.datasets import _cache, omniglot
 
 DATA = os.environ.get("NCBOOK_DATA")
@@ -50,32 +51,36 @@ def same(a, b):
 
 
 def test_importing_the_room_imports_no_torch():
-    code = "import sys, ncbook.datasets as d; assert 'strokes' in d.MODULES; assert 'torch' not in sys.modules"
+    code = "import sys, ncbook.datasets as d; assert d.load and d.split_for; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="unknown data set: 'omniglott'.*omniglot, strokes.*mean 'omniglot'"):
+    with pytest.raises(
+        ValueError, match="name='omniglott' is unknown; did you mean 'omniglot'. allowed: strokes, omni"
+    ):
         datasets.load("omniglott")
-    with pytest.raises(ValueError, match="unknown data set: 3"):
+    with pytest.raises(ValueError, match="name=3 is unknown; allowed: strokes"):
         datasets.load(3)
 
 
 def test_unknown_option_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="'n_clases'; allowed: n_classes, per_class, seed; did you mean 'n_cl"):
+    with pytest.raises(
+        ValueError, match="option 'n_clases' .*'strokes' is unknown; did you mean 'n_classes'. allowed: n_cl"
+    ):
         datasets.load("strokes", n_clases=4)
 
 
 def test_images_that_do_not_fit_together_are_refused():
     good = fake()
     for change, message in [
-        ({"images": good.images.float()}, "images must be uint8"),
-        ({"images": good.images[1:]}, "one for each label"),
-        ({"labels": good.labels.int()}, "labels must be int64"),
-        ({"labels": good.labels.flip(0)}, "must ascend"),
+        ({"images": good.images.float()}, "images is torch.float32 .*; allowed: torch.uint8 .160, C, H, W"),
+        ({"images": good.images[1:]}, "one image per label"),
+        ({"labels": good.labels.int()}, "labels is torch.int32 .*; allowed: torch.int64"),
+        ({"labels": good.labels.flip(0)}, "in ascending order"),
         ({"labels": good.labels + 1}, "at most 39"),
-        ({"held_out": good.labels}, "held_out must be bool"),
-        ({"class_names": ["a"] * 40}, "must all be different"),
+        ({"held_out": good.labels}, "held_out is torch.int64 .*; allowed: torch.bool"),
+        ({"class_names": ["a"] * 40}, "class_names has 'a' more than once; allowed: names that are all different"),
     ]:
         with pytest.raises(ValueError, match=message):
             replace(good, **change)
@@ -148,7 +153,7 @@ def test_official_lists_are_used():
     assert set(parts.source_train.class_names) == names["source"]
     assert set(parts.validation.class_names) == names["validation"]
     assert set(parts.novel.class_names) == names["novel"]
-    message = "n_source=21 and n_novel=15 .* 20 official source and 15 official novel"
+    message = "n_source=21, n_novel=15 and n_validation=None .* 20 official source, 15 official novel, 3 official val"
     with pytest.raises(ValueError, match=message):
         datasets.split(images, n_source=21, n_novel=15)
     with pytest.raises(ValueError, match="n_novel=16"):
@@ -158,16 +163,21 @@ def test_official_lists_are_used():
 @pytest.mark.parametrize(
     ("numbers", "error", "message"),
     [
-        ({"n_source": 30, "n_novel": 11}, ValueError, "n_source=30 and n_novel=11 .*has 40 classes"),
-        ({"n_source": 1, "n_novel": 5}, ValueError, "n_source must be an integer of at least 2, got 1"),
-        ({"n_source": 5, "n_novel": -1}, ValueError, "n_novel must be an integer of at least 2, got -1"),
-        ({"n_source": 5.0, "n_novel": 5}, TypeError, "n_source must be an integer of at least 2, got 5.0"),
-        ({"n_source": 5, "n_novel": "5"}, TypeError, "n_novel must be an integer of at least 2, got '5'"),
-        ({"n_source": True, "n_novel": 5}, TypeError, "n_source must be"),
+        ({"n_source": 30, "n_novel": 11}, ValueError, "n_source=30, n_novel=11 and n_validation=None .*has 40 classes"),
+        ({"n_source": 1, "n_novel": 5}, ValueError, "n_source=1; allowed: a whole number of at least 2"),
+        ({"n_source": 5, "n_novel": -1}, ValueError, "n_novel=-1; allowed: a whole number of at least 0"),
+        ({"n_source": 5.0, "n_novel": 5}, TypeError, "n_source=5.0 is of type float; allowed: a whole number"),
+        ({"n_source": 5, "n_novel": "5"}, TypeError, "n_novel='5' is of type str"),
+        ({"n_source": True, "n_novel": 5}, TypeError, "n_source=True is of type bool"),
+        ({"n_source": 5, "n_novel": 1}, ValueError, "n_novel=1; allowed: 0, or at least 2"),
+        ({"n_source": 5, "n_novel": 5, "n_validation": -1}, ValueError, "n_validation=-1; allowed: a whole"),
+        ({"n_source": 5, "n_novel": 5, "n_validation": 31}, ValueError, "n_novel=5 and n_validation=31 .*has 40 "),
+        ({"n_source": 41}, ValueError, "n_source=41, n_novel=None and n_validation=None .*has 40 classes"),
+        ({"n_source": 31, "n_validation": 10}, ValueError, "n_source=31, n_novel=None and n_validation=10 "),
         (
             {"n_source": 5, "n_novel": 5, "class_seed": 0.5},
             TypeError,
-            "class_seed must be an integer, got 0.5",
+            "class_seed=0.5 is of type float; allowed: a whole number",
         ),
     ],
 )
@@ -179,6 +189,129 @@ def test_wrong_numbers_are_refused(numbers, error, message):
 def test_numpy_integers_are_integers():
     few = datasets.split(fake(), n_source=np.int64(4), n_novel=np.int32(3), class_seed=np.int64(1))
     assert same(few.novel, datasets.split(fake(), n_source=4, n_novel=3, class_seed=1).novel)
+
+
+def test_as_many_novel_and_validation_classes_as_there_are():
+    def sizes(images, **numbers):
+        parts = datasets.split(images, **numbers)
+        return len(parts.novel.class_names), len(parts.validation.class_names)
+
+    images, many = fake(), fake(n_classes=200, per_class=2)
+    assert sizes(images, n_source=10) == (30, 0)
+    assert sizes(images, n_source=39) == (0, 1)  # one novel class would be too few
+    assert sizes(images, n_source=40) == (0, 0)
+    assert sizes(many, n_source=10) == (100, 20)
+    assert sizes(many, n_source=90) == (100, 10)
+    assert sizes(images, n_source=10, n_novel=0) == (0, 20)
+    assert sizes(images, n_source=10, n_novel=0, n_validation=30) == (0, 30)
+    assert sizes(images, n_source=10, n_novel=6, n_validation=0) == (6, 0)
+    assert sizes(images, n_source=10, n_validation=7) == (23, 7)
+    official = {"source": list(range(20)), "validation": [20, 21, 22], "novel": list(range(25, 40))}
+    listed = fake(official=official)
+    assert sizes(listed, n_source=20) == (15, 3)
+    assert sizes(listed, n_source=20, n_validation=2) == (15, 2)
+    with pytest.raises(ValueError, match="n_validation=4 .* 3 official validation"):
+        datasets.split(listed, n_source=20, n_validation=4)
+
+
+def test_validation_classes_follow_the_novel_ones():
+    images = fake()
+    names = datasets.split(images, n_source=5, n_novel=30).novel.class_names
+    parts = datasets.split(images, n_source=5, n_novel=8, n_validation=22)
+    assert parts.novel.class_names == names[:8] and parts.validation.class_names == names[8:]
+    assert same(parts.validation, datasets.split(images, n_source=10, n_novel=8, n_validation=22).validation)
+
+
+def with_samples(*kept_and_held_out):
+    """Images with these numbers of samples to train on and held-out samples per class."""
+    rows = [(k, i >= a) for k, (a, b) in enumerate(kept_and_held_out) for i in range(a + b)]
+    labels, held_out = torch.tensor([r[0] for r in rows]), torch.tensor([r[1] for r in rows])
+    images = torch.zeros(len(rows), 1, 1, 1, dtype=torch.uint8)
+    return datasets.ImageClasses("few", images, labels, [f"c{k}" for k in range(len(kept_and_held_out))], held_out)
+
+
+def test_check_names_the_class_with_too_few_samples():
+    datasets.split(with_samples((2, 2), (3, 2)), n_source=2).check()
+    datasets.split(with_samples((2, 0), (3, 0)), n_source=2).check()  # nothing is held out: nothing to measure
+    for samples, message in [
+        (
+            [(1, 2), (3, 2)],
+            "^source_train: the class 'c0' has 1 sample; allowed: at least 2 samples per class, because",
+        ),
+        ([(2, 2), (3, 1)], "^source_test: the class 'c1' has 1 sample;"),
+        ([(2, 2), (3, 0)], "^source_test: the class 'c1' has 0 samples;"),
+        ([(0, 2), (0, 2)], r"^source_train: the class 'c.' has 0 samples \(2 classes have fewer than 2\);"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            datasets.split(with_samples(*samples), n_source=2).check()
+    parts = datasets.split(fake(per_class=8), n_source=4, n_novel=5)
+    one = datasets.Subset(parts.novel.images[:9], parts.novel.labels[:9], parts.novel.class_names[:2])
+    with pytest.raises(ValueError, match="^novel: the class 'class .*' has 1 sample;"):
+        replace(parts, novel=one, source_test=parts.source_train).check()
+
+
+# --- of an experiment ---
+
+
+def an_experiment(**changes):
+    return SimpleNamespace(**{"dataset": "strokes", "n_source": 6, "n_novel": 8, "class_seed": 0} | changes)
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """What `load` was called with; it gives 2,048 classes of two samples."""
+    calls, images = [], fake(n_classes=2048, per_class=2)
+    monkeypatch.setattr(datasets, "load", lambda *args, **options: calls.append((*args, options)) or images)
+    datasets._load_once.cache_clear()
+    yield calls
+    datasets._load_once.cache_clear()
+
+
+def test_generated_data_sets_hold_all_classes_of_an_experiment(loaded, monkeypatch):
+    monkeypatch.delenv("NCBOOK_DATA", raising=False)
+    for numbers, n_classes in [
+        ({}, 1024),
+        ({"n_source": 904, "n_novel": 100}, 1024),
+        ({"n_source": 905, "n_novel": 100}, 2048),
+        ({"n_source": 905, "n_novel": None}, 2048),
+        ({"n_source": 2000, "n_novel": 100}, 3072),
+        ({"n_source": 1004, "n_novel": 0}, 1024),
+        ({"n_source": 904, "n_novel": 100, "n_validation": 21}, 2048),
+        ({"n_source": 904, "n_novel": 100, "n_validation": 0}, 1024),
+    ]:
+        datasets._load_once.cache_clear()
+        datasets.load_for(an_experiment(**numbers))
+        assert loaded.pop() == ("strokes", None, {"n_classes": n_classes})
+
+
+def test_the_images_of_an_experiment_are_kept_in_memory(loaded, monkeypatch):
+    monkeypatch.setenv("NCBOOK_DATA", "somewhere")
+    plain, turned = an_experiment(dataset="omniglot"), an_experiment(dataset="omniglot", protocol="vinyals")
+    for experiment in (plain, turned, plain, turned, an_experiment(dataset="omniglot", protocol=None, seed=3)):
+        datasets.load_for(experiment)
+    assert loaded == [("omniglot", "somewhere", {}), ("omniglot", "somewhere", {"protocol": "vinyals"})]
+    monkeypatch.setenv("NCBOOK_DATA", "elsewhere")
+    datasets.load_for(plain)
+    assert len(loaded) == 3
+    with pytest.raises(ValueError, match="dataset='omniglott' is unknown"):
+        datasets.load_for(an_experiment(dataset="omniglott"))
+
+
+def test_split_of_an_experiment(loaded):
+    images = fake(n_classes=2048, per_class=2)
+    parts = datasets.split_for(an_experiment(class_seed=2, n_validation=5))
+    expected = datasets.split(images, n_source=6, n_novel=8, class_seed=2, n_validation=5)
+    for kind in catalog.SPLITS:
+        assert same(getattr(parts, kind), getattr(expected, kind))
+    assert len(datasets.split_for(an_experiment()).validation.class_names) == 20
+    assert len(datasets.split_for(an_experiment(n_novel=None)).novel.class_names) == 100
+    loaded.clear()
+    own = datasets.split_for(an_experiment(), fake())
+    assert same(own.novel, datasets.split(fake(), n_source=6, n_novel=8).novel) and not loaded
+    with pytest.raises(ValueError, match="n_source=2500, .* more classes than .*the data set 'strokes' .*has 2048"):
+        datasets.split_for(an_experiment(n_source=2500))
+    with pytest.raises(ValueError, match="the data set 'fake' has 40 classes"):
+        datasets.split_for(an_experiment(n_source=33), fake())
 
 
 # --- cache ---
@@ -214,12 +347,12 @@ def damage_by_a_pixel(content):
 
 
 @pytest.mark.parametrize("damage", [damage_by_cutting, damage_by_emptying, damage_by_a_pixel])
-def test_damaged_cache_is_built_anew(cache, damage):
+def test_damaged_cache_is_rebuilt(cache, damage):
     calls = []
     good = _cache.cached("fake", "ab", build_counted(calls))
     path = cache / "fake-ab.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match="fake-ab.safetensors is damaged and is built anew"):
+    with pytest.warns(UserWarning, match="fake-ab.safetensors is damaged and is rebuilt"):
         again = _cache.cached("fake", "ab", build_counted(calls))
     assert len(calls) == 2 and same(good, again)
     with warnings.catch_warnings():
@@ -314,7 +447,7 @@ def test_omniglot_as_torchvision_leaves_it(tmp_path, small):
     assert same(both, datasets.load("omniglot", tmp_path))
 
 
-def test_omniglot_grey_pictures_are_read_like_one_bit_ones(tmp_path, small):
+def test_omniglot_gray_pictures_are_read_like_one_bit_ones(tmp_path, small):
     files = small_files()
     put(tmp_path / "a" / "omniglot-py", files)
     for name, content in files.items():
@@ -470,7 +603,8 @@ def test_omniglot_is_whole():
     assert images.class_names[0] == "Alphabet_of_the_Magi/character01"
 
 
-def test_every_data_set_has_its_facts():
-    from ncbook.datasets.facts import NAMES
-
-    assert set(NAMES) == set(datasets.MODULES) - {"folder"}  # its path is no parameter of an experiment
+@pytest.mark.parametrize("name", catalog.DATASETS)
+def test_every_data_set_is_found_and_takes_its_options(name):
+    with pytest.raises(ValueError, match="option 'nothing' .* is unknown") as error:
+        datasets.load(name, nothing=1)
+    assert all(option in str(error.value) for option in catalog.DATASETS[name].options)

@@ -10,6 +10,7 @@ import time
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,9 +30,9 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NCBOOK_CACHE", str(tmp_path / "cache"))
 
 
-def png(colour, size=(40, 30), mode="RGB", **options):
+def png(color, size=(40, 30), mode="RGB", **options):
     buffer = io.BytesIO()
-    Image.new(mode, size, colour).save(buffer, "PNG", **options)
+    Image.new(mode, size, color).save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
@@ -60,25 +61,25 @@ def test_a_folder_or_zip_of_class_folders(tmp_path, packed):
         with zipfile.ZipFile(source, "w") as archive:
             for name, content in FILES.items():
                 archive.writestr(f"everything/{name}", content)
-    found = datasets.load("folder", tmp_path, path=source.name, size=16)
+    found = datasets.load("folder", tmp_path, path=source.name, image_size=16)
     assert found.class_names == ["birds/robin", "birds/wren", "cars"] and found.name == "pictures"
     assert found.images.shape == (9, 3, 16, 16) and found.labels.tolist() == [0] * 5 + [1] * 3 + [2]
-    assert found.held_out.tolist() == [False] * 4 + [True] + [False] * 2 + [True] + [False]  # never all of a class
+    assert found.held_out.tolist() == [False] * 3 + [True] * 2 + [False] * 2 + [True] + [False]  # never all of a class
     assert found.images[2, :, 8, 8].tolist() == [200, 20, 0] and found.images[5, :, 8, 8].tolist() == [100] * 3
     assert found.images[8, :, 0, 0].tolist() == [255, 255, 255]
-    again = datasets.load("folder", tmp_path, path=source.name, size=16)
+    again = datasets.load("folder", tmp_path, path=source.name, image_size=16)
     assert again.fingerprint == found.fingerprint
-    grey = datasets.load("folder", tmp_path, path=source.name, size=16, channels=1)
-    assert grey.images.shape == (9, 1, 16, 16)
+    gray = datasets.load("folder", tmp_path, path=source.name, image_size=16, channels=1)
+    assert gray.images.shape == (9, 1, 16, 16)
 
 
-def test_images_are_scaled_and_cropped_to_the_centre(tmp_path):
+def test_images_are_scaled_and_cropped_to_the_center(tmp_path):
     wide = np.zeros((20, 60, 3), np.uint8)
-    wide[:, 20:40] = 255  # the centre
+    wide[:, 20:40] = 255  # the center
     buffer = io.BytesIO()
     Image.fromarray(wide).save(buffer, "PNG")
     write(tmp_path / "p", {"a/0.png": buffer.getvalue(), "b/0.png": png((1, 2, 3), (10, 10))})
-    found = datasets.load("folder", tmp_path, path="p", size=20)
+    found = datasets.load("folder", tmp_path, path="p", image_size=20)
     assert (found.images[0] == 255).all()
     assert found.images[1, :, 10, 10].tolist() == [1, 2, 3]
 
@@ -113,15 +114,73 @@ def test_a_folder_refuses(tmp_path):
     for options, words in [
         (dict(path="one"), "holds 1 class folders"),
         (dict(path="bad.zip"), "not a readable zip"),
-        (dict(path="one", size=4), "size=4"),
+        (dict(path="one", image_size=4), "image_size=4; allowed: a whole number of at least 8"),
         (dict(path="one", channels=2), "channels=2"),
-        (dict(path="one", held_out=1.0), "held_out=1.0"),
-        (dict(path="one", broken="maybe"), "broken='maybe'"),
+        (dict(path="one", held_out=1.0), "held_out=1.0; allowed: a finite number of at least 0 and below 1"),
+        (dict(path="one", broken="maybe"), "broken='maybe' is unknown; allowed: refuse, skip"),
     ]:
         with pytest.raises(ValueError, match=words):
             datasets.load("folder", tmp_path, **options)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         datasets.load("folder", tmp_path, path="nowhere")
+
+
+def test_a_path_is_looked_for_in_the_working_folder_then_below_the_root(tmp_path, monkeypatch):
+    work, root = tmp_path / "work", tmp_path / "root"
+    for place, color in ((work, 10), (root, 20)):
+        write(place / "p", {"a/0.png": png(color, mode="L"), "b/0.png": png(color, mode="L")})
+    monkeypatch.chdir(work)
+    load = datasets.load
+    assert load("folder", root, path="p").images[0, 0, 0, 0] == 10
+    (work / "p").rename(work / "q")
+    assert load("folder", root, path="p").images[0, 0, 0, 0] == 20
+    assert load("folder", root, path=work / "q").images[0, 0, 0, 0] == 10
+    monkeypatch.setenv("NCBOOK_DATA", str(root))
+    assert load("folder", path="p").images[0, 0, 0, 0] == 20
+    assert load("folder", path="../root/p").images[0, 0, 0, 0] == 20
+    with pytest.raises(FileNotFoundError, match=f"path='r' is not there; looked for {work / 'r'} and {root / 'r'}$"):
+        load("folder", path="r")
+    with pytest.raises(FileNotFoundError, match="looked for /nowhere$"):
+        load("folder", path="/nowhere")
+
+
+def test_own_images_of_an_experiment_are_read_again_when_they_change(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCBOOK_DATA", str(tmp_path))
+    write(tmp_path / "p", {"a/0.png": png(0), "b/0.png": png(0)})
+    experiment = SimpleNamespace(
+        dataset="folder", path="p", image_size=16, n_source=2, n_novel=None, n_validation=None, class_seed=0
+    )
+    found = datasets.load_for(experiment)
+    assert found.images.shape == (2, 3, 16, 16) and datasets.load_for(experiment) is found
+    write(tmp_path / "p", {"c/0.png": png(0)})
+    assert datasets.load_for(experiment).class_names == ["a", "b", "c"]
+    monkeypatch.chdir(write(tmp_path / "work", {"p/x/0.png": png(0), "p/y/0.png": png(0)}))
+    assert datasets.load_for(experiment).class_names == ["x", "y"]
+    experiment.n_source = 3
+    with pytest.raises(ValueError, match=r"n_source=3, .*the data set 'folder' \(p\) has 2 classes"):
+        datasets.split_for(experiment)
+    experiment.path = None
+    with pytest.raises(ValueError, match="path=None; allowed: a folder or zip of class folders"):
+        datasets.load_for(experiment)
+
+
+def test_a_path_must_be_given():
+    with pytest.raises(ValueError, match="path=None; allowed: a folder or zip of class folders"):
+        datasets.load("folder")
+    with pytest.raises(ValueError, match="option 'size' .* is unknown; .*allowed: path, image_size, channels"):
+        datasets.load("folder", size=84)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "held_out"),
+    [(0.2, {1: 0, 2: 1, 3: 1, 4: 2, 5: 2, 9: 2, 20: 4}), (0.9, {1: 0, 2: 1, 4: 3, 20: 18}), (0.0, {1: 0, 4: 0, 9: 0})],
+)
+def test_enough_samples_are_held_out_for_a_variance(tmp_path, fraction, held_out):
+    write(tmp_path / "p", {f"{n:02d}/{i:02d}.png": png((i, 0, 0)) for n in held_out for i in range(n)})
+    found = datasets.load("folder", tmp_path, path="p", image_size=np.int64(8), held_out=fraction)
+    for label, n in enumerate(held_out):
+        expected = [i >= n - held_out[n] for i in range(n)]
+        assert found.held_out[found.labels == label].tolist() == expected
 
 
 SIZES = {
@@ -144,7 +203,7 @@ def test_both_lists_of_cifar_100_are_all_of_its_classes():
 
 
 def archive_of(tmp_path, name, per_class=(3, 2)):
-    """An archive in the official format, with few images: each of one colour."""
+    """An archive in the official format, with few images: each of one color."""
     _, inner, training, test, meta = cifar.ARCHIVES[name]
     ten = "10-" in name
     fs = [c for kind in KINDS for c in class_list("cifar_fs", kind)]
@@ -186,7 +245,7 @@ def test_official_binary_files(tmp_path, name):
         parts = datasets.split(found, n_source=10, n_novel=20)
         assert set(parts.novel.class_names) == set(class_list(name, "novel"))
         assert set(parts.source_train.class_names) <= set(class_list(name, "source"))
-        with pytest.raises(ValueError, match="n_source=65 .* official source"):
+        with pytest.raises(ValueError, match="n_source=65, .* 20 official novel"):
             datasets.split(found, n_source=65, n_novel=20)
 
 
@@ -237,7 +296,7 @@ def test_experiments_know_the_published_lists():
         ncbook.Experiment(dataset="fc100", n_source=64, n_novel=20)
 
 
-def test_training_on_colour_images_of_the_official_format(tmp_path, monkeypatch):
+def test_training_on_color_images_of_the_official_format(tmp_path, monkeypatch):
     archive_of(tmp_path, "cifar-100-binary.tar.gz", per_class=(6, 4))
     monkeypatch.setenv("NCBOOK_DATA", str(tmp_path))
     experiment = ncbook.Experiment(
@@ -379,7 +438,7 @@ def test_a_data_set_larger_than_memory_is_mapped(tmp_path):
     code = f"""
 from ncbook import datasets, runs
 for again in range(2):
-    images = datasets.load("folder", root={str(tmp_path)!r}, path="pictures", size=256)
+    images = datasets.load("folder", root={str(tmp_path)!r}, path="pictures", image_size=256)
     parts = datasets.split(images, n_source=4, n_novel=4)
     print(images.fingerprint, parts.source_train.images[-1].sum().item(), parts.novel.images[3, :, 5, 5].tolist()[1])
 """
@@ -392,14 +451,20 @@ for again in range(2):
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
+def forget_images():
+    for load in (datasets._load_once, getattr(runs, "_images", None)):
+        if load is not None:
+            load.cache_clear()
+
+
 def test_a_run_on_mapped_images_has_the_same_bits(tmp_path, monkeypatch):
     experiment = ncbook.Experiment(n_source=6, n_novel=8, epochs=2, batch_size=32, measurements=2)
     here = ncbook.train(experiment, runs_dir=tmp_path / "a")
-    runs._images.cache_clear()
+    forget_images()
     monkeypatch.setenv("NCBOOK_MEMORY_GB", "0.00001")
     mapped = ncbook.train(experiment, runs_dir=tmp_path / "b")
     assert here.history.equals(mapped.history)
     monkeypatch.setenv("NCBOOK_MEMORY_GB", "much")
     with pytest.raises(ValueError, match="NCBOOK_MEMORY_GB='much'; allowed"):
         datasets.load("strokes", n_classes=5)
-    runs._images.cache_clear()
+    forget_images()

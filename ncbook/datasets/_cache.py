@@ -1,6 +1,6 @@
 """Decoded data sets on disk: one safetensors file each, written whole or not at all, checked at every load.
 
-A file too large for memory is mapped into it. Reads and writes only below `cache_folder()`. Called by the modules of
+A file too large for memory is mapped into it. Reads and writes only below the cache folder. Called by the modules of
 `ncbook.datasets`.
 """
 
@@ -20,20 +20,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ncbook.datasets import ImageClasses
-from ncbook.datasets._pixels import cache_folder, fits_in_memory
+from ncbook.datasets._pixels import fits_in_memory
+from ncbook.datasets._sources import cache_folder
 
-__all__ = ["cache_folder", "cached"]
+
+def cache_key(*parts: object) -> str:
+    """sha256 (hex) of everything that decides the pixels: data set, version, options, fingerprints of files."""
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClasses:
-    """Return the data set stored under `name` and `key`, or build and store it.
+    """Return the data set stored under ``name`` and ``key``, or build and store it.
 
-    A damaged file is rebuilt, and a folder that cannot be written to is done without; both with a warning.
+    A damaged file is rebuilt; if the folder cannot be written to, nothing is stored. Both with a warning.
 
     Args:
-        name: The data set's name.
-        key: Hex digest of everything that decides the pixels.
-        build: Makes the data set.
+        name: the data set's name.
+        key: what `cache_key` gives.
+        build: makes the data set.
     """
     path = cache_folder() / "datasets" / f"{name}-{key[:20]}.safetensors"
     fits_in_memory(0)  # a wrong setting is refused before any work
@@ -42,12 +46,12 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        warnings.warn(f"the cached data set {path} is damaged and is built anew: {error!r}", stacklevel=4)
+        warnings.warn(f"the cached data set {path} is damaged and is rebuilt: {error!r}", stacklevel=4)
     images = build()
     try:
         _write(path, images)
     except OSError as error:
-        warnings.warn(f"the data set {name!r} cannot be cached and is built at each load: {error}", stacklevel=4)
+        warnings.warn(f"the data set {name!r} cannot be cached and is rebuilt at each load: {error}", stacklevel=4)
     return images
 
 
@@ -69,8 +73,8 @@ def _read(path: Path) -> ImageClasses:
 
 
 def _checksum(images: ImageClasses) -> str:
-    words = json.dumps([images.fingerprint, images.name, images.class_names, images.official])
-    return hashlib.sha256(words.encode() + images.held_out.numpy().tobytes()).hexdigest()
+    content = json.dumps([images.fingerprint, images.name, images.class_names, images.official])
+    return hashlib.sha256(content.encode() + images.held_out.numpy().tobytes()).hexdigest()
 
 
 def _write(path: Path, images: ImageClasses) -> None:
@@ -78,9 +82,9 @@ def _write(path: Path, images: ImageClasses) -> None:
     description = {key: getattr(images, key) for key in ("name", "class_names", "official")}
     description["checksum"] = _checksum(images)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob("*.tmp"):  # by processes that were killed while they wrote
-        if time.time() - left.stat().st_mtime > 3600:
-            left.unlink(missing_ok=True)
+    for leftover in path.parent.glob("*.tmp"):  # of processes that were killed while they wrote
+        if time.time() - leftover.stat().st_mtime > 3600:
+            leftover.unlink(missing_ok=True)
     temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         _stream(temporary, tensors, {"description": json.dumps(description)})
@@ -96,10 +100,10 @@ def _stream(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, st
         start, end = end, end + tensor.nbytes
         kind = {torch.uint8: "U8", torch.int64: "I64", torch.bool: "BOOL"}[tensor.dtype]
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
-    words = json.dumps(header).encode()
-    words += b" " * (-len(words) % 8)
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
-        file.write(len(words).to_bytes(8, "little") + words)
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name in header.keys() - {"__metadata__"}:
-            file.seek(8 + len(words) + header[name]["data_offsets"][0])
+            file.seek(8 + len(encoded) + header[name]["data_offsets"][0])
             file.write(tensors[name].numpy())

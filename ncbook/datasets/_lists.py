@@ -1,4 +1,4 @@
-"""Published lists of classes, as text files in `splits/` beside this module. Read by the data sets' modules."""
+"""Published lists of classes. Reads the text files in ``splits/`` beside it; called by the modules of data sets."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def official(name: str, class_names: list[str]) -> dict[str, list[int]]:
     """The lists as indices into ``class_names``.
 
     Raises:
-        ValueError: a class of the list is not there.
+        ValueError: a class of the list is missing.
     """
     index = {class_name: i for i, class_name in enumerate(class_names)}
-    found = {}
+    lists = {}
     for kind in KINDS:
-        wanted = class_list(name, kind)
-        missing = [class_name for class_name in wanted if class_name not in index]
+        listed = class_list(name, kind)
+        missing = [class_name for class_name in listed if class_name not in index]
         if missing:
             raise ValueError(f"{len(missing)} {kind} classes of {name} are missing: {', '.join(missing[:5])}")
-        found[kind] = [index[class_name] for class_name in wanted]
-    return found
+        lists[kind] = [index[class_name] for class_name in listed]
+    return lists

@@ -1,7 +1,7 @@
 """Arrays of pixels, in memory or, where they are large, in files mapped into it.
 
 Makes files without a name in the cache folder, which vanish with the process. Called by the modules of
-`ncbook.datasets`; whoever gets such a tensor need not know.
+`ncbook.datasets`; the callers use such a tensor as any other.
 """
 
 from __future__ import annotations
@@ -9,35 +9,32 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from pathlib import Path
 
-import platformdirs
 import torch
+
+from ncbook.datasets._sources import cache_folder
 
 CHUNK = 4096  # images moved at a time
 
 
-def cache_folder() -> Path:
-    """The environment variable NCBOOK_CACHE, else the user's cache folder for ncbook."""
-    folder = os.environ.get("NCBOOK_CACHE") or platformdirs.user_cache_dir("ncbook")
-    return Path(folder).expanduser().absolute()
-
-
 def fits_in_memory(size: int) -> bool:
-    """Whether an array of that many bytes is kept in memory: up to an eighth of what the machine has.
+    """Whether an array of ``size`` bytes is kept in memory: up to an eighth of what the machine has.
 
-    The environment variable NCBOOK_MEMORY_GB says how much that is where the system cannot (in a container).
+    The environment variable NCBOOK_MEMORY_GB says how much that is where the system does not know (in a container).
+
+    Raises:
+        ValueError: NCBOOK_MEMORY_GB is not a number.
     """
-    named = os.environ.get("NCBOOK_MEMORY_GB")
+    gigabytes = os.environ.get("NCBOOK_MEMORY_GB")
     try:
-        memory = float(named) * 1e9 if named else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = float(gigabytes) * 1e9 if gigabytes else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except ValueError as error:
-        raise ValueError(f"NCBOOK_MEMORY_GB={named!r}; allowed: a number of gigabytes") from error
+        raise ValueError(f"NCBOOK_MEMORY_GB={gigabytes!r}; allowed: a number of gigabytes") from error
     return size <= memory / 8
 
 
 def empty(shape: tuple[int, ...]) -> torch.Tensor:
-    """A uint8 tensor of that shape, to be filled.
+    """A uint8 tensor of the given shape, its values still to be filled in.
 
     Raises:
         OSError: the disk has no room for it.
@@ -64,13 +61,21 @@ def take(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         rows: int64 [n].
     """
     taken = empty((len(rows), *images.shape[1:]))
-    for here, chunk in zip(taken.split(CHUNK), rows.split(CHUNK), strict=True):
-        torch.index_select(images, 0, chunk, out=here)
+    for target, chunk in zip(taken.split(CHUNK), rows.split(CHUNK), strict=True):
+        torch.index_select(images, 0, chunk, out=target)
     return taken
 
 
 def keep(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The given rows, ascending, moved to the front of the same tensor."""
+    """Move rows to the front of the same tensor.
+
+    Args:
+        images: uint8 [N, C, H, W], overwritten.
+        rows: int64 [n], ascending.
+
+    Returns:
+        uint8 [n, C, H, W], a view of ``images``.
+    """
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
         images[start : start + len(chunk)] = images[chunk]  # no row is overwritten before it is read

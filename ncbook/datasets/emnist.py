@@ -1,4 +1,4 @@
-"""EMNIST, the "balanced" part: 47 classes of handwritten digits and letters, 2,800 each (Cohen and others, 2017).
+"""EMNIST, the "balanced" part: 47 classes of handwritten digits and letters, 2,800 samples each.
 
 Reads the four official idx files, packed or not. Which classes the sources used as source and novel ones is unknown, so
 they are split at random by ``class_seed``. Called by `ncbook.datasets.load`.
@@ -7,16 +7,14 @@ they are split at random by ``class_seed``. Called by `ncbook.datasets.load`.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ncbook.datasets import ImageClasses
-from ncbook.datasets._cache import cache_folder, cached
-from ncbook.datasets._download import attempt
+from ncbook.datasets import ImageClasses, _sources
+from ncbook.datasets._cache import cache_key, cached
 
 VERSION = 1  # raise when the same files give other pixels
 NAMES = (
@@ -43,49 +41,36 @@ def load(root: str | os.PathLike | None = None, *, download: bool | None = None)
     Raises:
         FileNotFoundError: the files are not there and were not downloaded.
         ValueError: a file that is not what it should be.
+
+    Reference:
+        Cohen, Afshar, Tapson and van Schaik 2017, EMNIST: Extending MNIST to handwritten letters.
     """
-    named = root if root is not None else os.environ.get("NCBOOK_DATA") or None
-    base = Path(named).expanduser() if named is not None else cache_folder() / "data"
-    found = _find(base)
-    if found is None:
-        allowed = named is None if download is None else download
-        reason = _download(base) if allowed else "no download was tried"
-        found = _find(base)
-        if found is None:
-            raise FileNotFoundError(
-                f"EMNIST is not in {base} ({reason}). Put {', '.join(FILES)} (plain or .gz) from the official gzip.zip "
-                f"into {base / FOLDERS[0]}, or give the folder that has them as root or in NCBOOK_DATA."
-            )
-    digest = hashlib.sha256(f"emnist {VERSION}".encode())
-    for path in found:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return cached("emnist", digest.hexdigest(), lambda: _build(found))
+    instructions = f"Put {', '.join(FILES)} (plain or .gz) from the official gzip.zip into {FOLDERS[0]} there."
+    paths = _sources.find_files("EMNIST", root, _find, instructions, _download, download)
+    key = cache_key("emnist", VERSION, *map(_sources.fingerprint, paths))
+    return cached("emnist", key, lambda: _build(paths))
 
 
 def _find(base: Path) -> list[Path] | None:
     for folder in FOLDERS:
-        paths = []
-        for file in FILES:
-            paths += [p for p in (base / folder / file, base / folder / f"{file}.gz") if p.is_file()][:1]
-        if len(paths) == len(FILES):
+        plain = [base / folder / file for file in FILES]
+        paths = [next((p for p in (path, path.with_name(f"{path.name}.gz")) if p.is_file()), None) for path in plain]
+        if None not in paths:
             return paths
     return None
 
 
 def _download(base: Path) -> str:
-    """torchvision's download, with its checksum; returns what happened, in words."""
+    """torchvision's download, with its checksum; returns what happened."""
     from torchvision.datasets import EMNIST
 
-    return attempt(EMNIST.url, lambda: EMNIST(str(base), split="balanced", download=True))
+    return _sources.attempt(EMNIST.url, lambda: EMNIST(str(base), split="balanced", download=True))
 
 
 def _idx(path: Path, dimensions: int) -> np.ndarray:
     """An idx file of bytes: a magic number 0, 0, 8, dimensions, then big-endian sizes, then the bytes."""
-    try:
+    with _sources.readable(path, "file"):
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable gzip file ({error}); replace it by a new copy") from error
     if content[:4] != bytes((0, 0, 8, dimensions)):
         raise ValueError(f"{path} is no idx file of {dimensions} dimensions: it begins with {content[:4]!r}")
     sizes = np.frombuffer(content, ">u4", dimensions, 4).tolist()

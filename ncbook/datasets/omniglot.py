@@ -1,27 +1,25 @@
-"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each (Lake and others, 2015).
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each.
 
-Reads the two zips, or the folders torchvision unpacks them to, and changes neither; downloads the zips when
-no folder was named. The scaled-down images are cached. Called by `ncbook.datasets.load`.
+Reads the two zips, or the folders torchvision unpacks them to, and changes neither; downloads the zips if the user
+chose no folder. The scaled-down images are cached. Called by `ncbook.datasets.load`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 from PIL import Image
 
-from ncbook.datasets import ImageClasses
-from ncbook.datasets._cache import cache_folder, cached
-from ncbook.datasets._download import attempt
+from ncbook import catalog
+from ncbook._checks import check_choice
+from ncbook.datasets import ImageClasses, _sources
+from ncbook.datasets._cache import cache_key, cached
 from ncbook.datasets._lists import KINDS, class_list
 
 VERSION = 1  # raise when the same files give other pixels
@@ -32,9 +30,7 @@ HELD_OUT = 5  # of the drawings of each character, the last ones
 PARTS = {"images_background": range(1, 965), "images_evaluation": range(965, 1624)}
 FOLDERS = ("omniglot/omniglot-py", "omniglot-py")
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
-
-
-PROTOCOLS = ("lake", "vinyals")
+ROTATIONS = (0, 90, 180, 270)  # in degrees, counter-clockwise
 
 
 def load(
@@ -43,49 +39,54 @@ def load(
     """Load all of Omniglot as 28 x 28 images, ink 255 on paper 0.
 
     Args:
-        root: Folder that holds `omniglot-py/` or `omniglot/omniglot-py/`, with `images_background.zip` and
-            `images_evaluation.zip` or the unpacked folders of these names. None: NCBOOK_DATA, else a user
-            cache folder.
-        download: Whether to download missing files; None: only if neither `root` nor NCBOOK_DATA is given.
+        root: folder that holds ``omniglot-py/`` or ``omniglot/omniglot-py/``, with ``images_background.zip`` and
+            ``images_evaluation.zip`` or the unpacked folders of these names. None: NCBOOK_DATA, else a user cache
+            folder.
+        download: whether to download missing files; None: only if neither ``root`` nor NCBOOK_DATA is given.
         protocol: "lake": every character is a class. "vinyals": every rotation of a character by 0, 90, 180 and 270
-            degrees is one, with the lists of Vinyals et al. (2016): 4,112 source, 688 validation and 1,692 novel.
+            degrees is one, with published lists of 4,112 source, 688 validation and 1,692 novel classes.
 
     Returns:
-        images uint8 [32460, 1, 28, 28] of 1,623 classes `Alphabet/characterNN` in the order of their names;
-        of each character's 20 drawings the last 5 are held out. With "vinyals" four times as many, of classes
-        `Alphabet/characterNN/rotDDD`.
+        images uint8 [32460, 1, 28, 28] of 1,623 classes ``Alphabet/characterNN`` in the order of their names; of each
+        character's 20 drawings the last 5 are held out. With "vinyals" four times as many, of classes
+        ``Alphabet/characterNN/rotDDD``.
 
     Raises:
-        FileNotFoundError: If the files are not there and were not downloaded.
-        ValueError: If a class or drawing is missing or too many, or a file cannot be read.
+        FileNotFoundError: the files are not there and were not downloaded.
+        ValueError: a class or drawing is missing or too many, or a file cannot be read.
+
+    Reference:
+        Lake, Salakhutdinov and Tenenbaum 2015, Human-level concept learning through probabilistic program induction;
+        Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra 2016, Matching networks for one shot learning.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r}; allowed: {' or '.join(PROTOCOLS)}")
-    named = root if root is not None else os.environ.get("NCBOOK_DATA") or None
-    folder = Path(named).expanduser() if named is not None else cache_folder() / "data"
-    sources = _find(folder)
-    if sources is None:
-        allowed = named is None if download is None else download
-        reason = _download(folder / FOLDERS[-1]) if allowed else "no download was tried"
-        sources = _find(folder)
-        if sources is None:
-            raise FileNotFoundError(_missing_text(folder, reason))
-    images = cached("omniglot", _key(sources), lambda: _build(sources))
+    check_choice("protocol", protocol, catalog.PROTOCOLS)
+    zips = " and ".join(f"{part}.zip" for part in PARTS)
+    sources = _sources.find_files(
+        "Omniglot",
+        root,
+        _find,
+        f"Looked there for {zips}, or for the unpacked folders of these names, in {' and '.join(FOLDERS)}. Get both "
+        f"zips from {URL}/ and put them into one of these folders.",
+        lambda folder: _download(folder / FOLDERS[-1]),
+        download,
+    )
+    key = cache_key("omniglot", VERSION, *map(_sources.fingerprint, sources))
+    images = cached("omniglot", key, lambda: _build(sources))
     return _rotated(images) if protocol == "vinyals" else images
 
 
 def _rotated(images: ImageClasses) -> ImageClasses:
     """Four classes of each, turned counter-clockwise, with the published lists."""
-    turned = torch.stack([torch.rot90(images.images, turns, dims=(2, 3)) for turns in range(4)])  # [4, N, 1, 28, 28]
-    labels = images.labels * 4 + torch.arange(4)[:, None]  # [4, N]
+    turned = torch.stack(
+        [torch.rot90(images.images, turns, dims=(2, 3)) for turns in range(len(ROTATIONS))]
+    )  # [4, N, 1, 28, 28]
+    labels = images.labels * len(ROTATIONS) + torch.arange(len(ROTATIONS))[:, None]  # [4, N]
     order = labels.flatten().argsort(stable=True)
-    names = [f"{name}/rot{degrees:03d}" for name in images.class_names for degrees in (0, 90, 180, 270)]
+    names = [f"{name}/rot{degrees:03d}" for name in images.class_names for degrees in ROTATIONS]
     index = {name: label for label, name in enumerate(names)}
     lists = {
         kind: [
-            index[f"{name}/rot{degrees:03d}"]
-            for name in class_list("omniglot_vinyals", kind)
-            for degrees in (0, 90, 180, 270)
+            index[f"{name}/rot{degrees:03d}"] for name in class_list("omniglot_vinyals", kind) for degrees in ROTATIONS
         ]
         for kind in KINDS
     }
@@ -94,7 +95,7 @@ def _rotated(images: ImageClasses) -> ImageClasses:
         images=turned.flatten(0, 1)[order],
         labels=labels.flatten()[order],
         class_names=names,
-        held_out=images.held_out.repeat(4)[order],
+        held_out=images.held_out.repeat(len(ROTATIONS))[order],
         official=lists,
     )
 
@@ -111,51 +112,11 @@ def _find(folder: Path) -> list[Path] | None:
     return None
 
 
-def _missing_text(folder: Path, reason: str) -> str:
-    names = " and ".join(f"{part}.zip" for part in PARTS)
-    folders = " and ".join(str(folder / candidate) for candidate in FOLDERS)
-    return (
-        f"Omniglot is not in {folder} ({reason}). Looked for {names}, or for the unpacked folders of these "
-        f"names, in {folders}. Get both zips from {URL}/ and put them into one of these folders, or give the "
-        "folder that has them as `root` or in the environment variable NCBOOK_DATA."
-    )
-
-
 def _download(folder: Path) -> str:
-    """Fetch both zips with torchvision's addresses and checksums; returns what happened, in words."""
+    """Fetch both zips with torchvision's checksums; returns what happened."""
+    from torchvision.datasets import Omniglot  # seconds to import: only now
 
-    def fetch() -> None:
-        from torchvision.datasets import Omniglot  # seconds to import: only now
-        from torchvision.datasets.utils import download_url
-
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / "download.lock"):
-            for part, md5 in Omniglot.zips_md5.items():
-                download_url(f"{Omniglot.download_url_prefix}/{part}.zip", str(folder), filename=f"{part}.zip", md5=md5)
-
-    return attempt(URL, fetch, probe=f"{URL}/images_evaluation.zip")
-
-
-def _key(sources: list[Path]) -> str:
-    """Hex digest of the files: their bytes for a zip, names, sizes and times for a folder."""
-    digest = hashlib.sha256(f"omniglot {VERSION}".encode())
-    for source in sources:
-        if source.is_file():
-            with source.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        else:
-            digest.update(str(source.absolute()).encode())
-            digest.update("\n".join(sorted(_listing(source))).encode())
-    return digest.hexdigest()
-
-
-def _listing(folder: Path) -> Iterator[str]:
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            yield from _listing(Path(entry.path))
-        else:
-            stat = entry.stat()
-            yield f"{entry.path} {stat.st_size} {stat.st_mtime_ns}"
+    return _sources.download(URL, {f"{part}.zip": md5 for part, md5 in Omniglot.zips_md5.items()}, folder)
 
 
 def _build(
@@ -164,14 +125,15 @@ def _build(
     drawings: int = DRAWINGS,
     held_out: int = HELD_OUT,
 ) -> ImageClasses:
-    """Read, check and scale down all drawings; `expected` takes the place of PARTS."""
+    """Read, check and scale down all drawings; ``expected`` takes the place of PARTS."""
     bits: dict[str, list[bytes]] = {}  # by class: its drawings, packed
     for source, (part, numbers) in zip(sources, (expected or PARTS).items(), strict=True):
-        with _opened(source, part) as (names, read):
-            for character, files in _check_names(names, numbers, drawings, source).items():
+        with _drawings(source, part) as files:
+            readers = dict(files)
+            for character, names in _check_names([name for name, _ in files], numbers, drawings, source).items():
                 if character in bits:
                     raise ValueError(f"{source}: the class {character} is in another part of Omniglot, too")
-                bits[character] = [_decode(read, name, source) for name in files]
+                bits[character] = [_decode(readers[name], name, source) for name in names]
     class_names = sorted(bits)
     images = _scale_down(b"".join(drawing for name in class_names for drawing in bits[name]))
     return ImageClasses(
@@ -184,23 +146,12 @@ def _build(
 
 
 @contextmanager
-def _opened(source: Path, part: str) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """Names of the PNG files, from `part/` on, and a function that reads one."""
-    if source.is_dir():
-        names = [path.relative_to(source.parent).as_posix() for path in source.rglob("*.png")]
-        yield _pngs(names, part), lambda name: (source.parent / name).read_bytes()
-        return
-    try:
-        archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{source} is not a readable zip ({error}); replace it by a new copy") from error
-    with archive:
-        yield _pngs(archive.namelist(), part), archive.read
-
-
-def _pngs(names: list[str], part: str) -> list[str]:
-    # Finder leaves "__MACOSX/…" and "._…" files.
-    return sorted(n for n in names if n.startswith(f"{part}/") and n.endswith(".png") and "/." not in n)
+def _drawings(source: Path, part: str) -> Iterator[_sources.Readers]:
+    """Names of the PNG files, from ``part/`` on, sorted, and what reads them."""
+    folder = f"{part}/" if source.is_dir() else ""  # a zip has it in its names
+    with _sources.opened(source, {".png"}) as files:
+        files = [(folder + name, read) for name, read in files]
+        yield sorted((file for file in files if file[0].startswith(f"{part}/")), key=lambda file: file[0])
 
 
 def _check_names(names: list[str], numbers: range, drawings: int, source: Path) -> dict[str, list[str]]:
@@ -225,20 +176,20 @@ def _check_names(names: list[str], numbers: range, drawings: int, source: Path) 
     if missing:
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise ValueError(f"{source}: {len(missing)} of {len(numbers)} classes are missing: number {shown}")
-    wanted = [f"{number + 1:02d}" for number in range(drawings)]
+    expected = [f"{number + 1:02d}" for number in range(drawings)]
     for character, files in by_class.items():
-        found = [name.rpartition("_")[2].removesuffix(".png") for name in files]
-        wrong = [f"{d} is missing" for d in wanted if d not in found]
-        wrong += [f"{d} is one too many" for d in sorted(set(found)) if found.count(d) > (d in wanted)]
+        drawers = [name.rpartition("_")[2].removesuffix(".png") for name in files]
+        wrong = [f"{d} is missing" for d in expected if d not in drawers]
+        wrong += [f"{d} is one too many" for d in sorted(set(drawers)) if drawers.count(d) > (d in expected)]
         if wrong:
             raise ValueError(f"{source}: the class {character} must have {drawings} drawings: drawing {wrong[0]}")
     return by_class
 
 
-def _decode(read: Callable[[str], bytes], name: str, source: Path) -> bytes:
-    """The drawing as 105 rows of 14 bytes, one bit a pixel, paper 1."""
+def _decode(read: Callable[[], bytes], name: str, source: Path) -> bytes:
+    """The drawing as 105 rows of 14 bytes, one bit per pixel, paper 1."""
     try:
-        image = Image.open(io.BytesIO(read(name)), formats=("PNG",))
+        image = Image.open(io.BytesIO(read()), formats=("PNG",))
         if image.size != (SIDE_ON_DISK, SIDE_ON_DISK):
             raise ValueError(f"its size is {image.size}, not {(SIDE_ON_DISK, SIDE_ON_DISK)}")
         if image.mode != "1":
@@ -249,15 +200,15 @@ def _decode(read: Callable[[str], bytes], name: str, source: Path) -> bytes:
 
 
 def _scale_down(bits: bytes) -> torch.Tensor:
-    """Packed drawings to uint8 [N, 1, 28, 28]: a pixel is the share of ink on its 3.75 x 3.75 dots."""
+    """Packed drawings to uint8 [N, 1, 28, 28]: a pixel is the fraction of ink on its 3.75 x 3.75 dots."""
     rows = np.frombuffer(bits, np.uint8).reshape(-1, SIDE_ON_DISK, 14)  # [N, 105, 14]
     images = np.empty((len(rows), 1, SIDE, SIDE), np.uint8)
-    grey = np.rint(255 - np.arange(226) * 255 / 225).astype(np.uint8)  # by the paper of 15 x 15 quarters
+    gray = np.rint(255 - np.arange(226) * 255 / 225).astype(np.uint8)  # by the paper of 15 x 15 quarters
     step = 64  # stays in the processor's cache
     for start in range(0, len(rows), step):
         paper = np.unpackbits(rows[start : start + step], axis=2, count=SIDE_ON_DISK)  # [n, 105, 105]
         paper = _add_up(_add_up(paper).transpose(0, 2, 1))  # [n, 28, 28], transposed
-        images[start : start + step, 0] = grey[paper].transpose(0, 2, 1)
+        images[start : start + step, 0] = gray[paper].transpose(0, 2, 1)
     return torch.from_numpy(images)
 
 

@@ -1,4 +1,4 @@
-"""Handwritten-like glyphs from a seeded generator: i.i.d. classes of one distribution, as many as wanted.
+"""Handwritten-like glyphs from a seeded generator: any number of i.i.d. classes of one distribution.
 
 A class is a program of one to four strokes, a sample is a jittered execution of it. Every random number is a
 hash of (seed, class, sample, place), so class i does not depend on how many classes there are, nor sample j
@@ -7,27 +7,27 @@ on how many samples, and every machine draws the same. Touches the cache only. C
 
 from __future__ import annotations
 
-import hashlib
 import json
-import operator
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
+from ncbook._checks import check_whole
 from ncbook.datasets import ImageClasses
-from ncbook.datasets._cache import cached
+from ncbook.datasets._cache import cache_key, cached
 
 VERSION = 1  # raise when the same options give other pixels
 SIDE, FINE = 28, 3  # strokes are drawn on a grid of 84 x 84 cells and averaged over 3 x 3
 GRID = SIDE * FINE
-GREY = (np.arange(FINE**2 + 1) * 255 / FINE**2).round().astype(np.uint8)  # by the number of inked cells
+GRAY = (np.arange(FINE**2 + 1) * 255 / FINE**2).round().astype(np.uint8)  # by the number of inked cells
 MARGIN = 2.5  # cells; not whole, so that no rounding decides where a glyph that fills the canvas begins
-STROKES, PIECES, POINTS = 4, 4, 112  # at most: strokes a glyph, pieces a stroke; points along a stroke
+STROKES, PIECES, POINTS = 4, 4, 112  # at most: strokes per glyph, pieces per stroke; points along a stroke
 CANDIDATES = 6
 CHUNK = 256  # images at a time: the arrays of one chunk stay in the processor's cache
 DEGREE = np.pi / 180
+LARGEST = 2**63 - 1  # of options, which are counters of a 64-bit hash
 
 
 def load(
@@ -36,34 +36,25 @@ def load(
     """Draw glyphs, or find them in the cache.
 
     Args:
-        root: Not used: nothing is read.
-        n_classes: Number of classes; class i is the same for any number.
-        per_class: Number of samples of each class; sample j is the same for any number.
-        seed: Chooses the distribution's draws; from 0 to 2**63 - 1.
+        root: not used: nothing is read.
+        n_classes: number of classes; class i is the same for any number.
+        per_class: number of samples per class, at least 2; sample j is the same for any number.
+        seed: chooses the distribution's draws; from 0 to 2**63 - 1.
 
     Returns:
         images uint8 [n_classes * per_class, 1, 28, 28], ink bright on 0; the last quarter of each class's
         samples, rounded up, is held out.
 
     Raises:
-        TypeError: If an option is not an integer.
-        ValueError: If an option is out of its range.
+        TypeError: an option is not an integer.
+        ValueError: an option is out of its range.
     """
-    n_classes = _integer("n_classes", n_classes, 1)
-    per_class = _integer("per_class", per_class, 2)
-    seed = _integer("seed", seed, 0)
+    n_classes = check_whole("n_classes", n_classes, 1, LARGEST)
+    per_class = check_whole("per_class", per_class, 2, LARGEST)
+    seed = check_whole("seed", seed, 0, LARGEST)
     options = {"version": VERSION, "n_classes": n_classes, "per_class": per_class, "seed": seed}
-    key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    key = cache_key(json.dumps(options, sort_keys=True))
     return cached("strokes", key, lambda: _build(n_classes, per_class, seed))
-
-
-def _integer(option: str, value: object, least: int) -> int:
-    wanted = f"{option} must be an integer from {least} to 2**63 - 1, got {value!r}"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(wanted)
-    if not least <= operator.index(value) < 2**63:
-        raise ValueError(wanted)
-    return operator.index(value)
 
 
 def _build(n_classes: int, per_class: int, seed: int) -> ImageClasses:
@@ -112,14 +103,14 @@ def _normal(*counters: np.ndarray | int) -> np.ndarray:
 def _programs(seed: int, classes: np.ndarray) -> dict[str, np.ndarray]:
     """The stroke programs of classes [n]: arrays [n], [n, STROKES] or [n, STROKES, PIECES].
 
-    Of a few candidates with equally many strokes a class is the most legible one: much of the canvas inked by
-    little drawing, so that strokes rarely lie on one another.
+    A class is the most legible of a few candidates with the same number of strokes: much of the canvas is inked by
+    short strokes, so that strokes rarely lie on one another.
     """
     n = len(classes)
     program = _candidates(seed, np.repeat(classes, CANDIDATES), np.tile(np.arange(CANDIDATES), n))
-    x, y, there = _execute(program, points=POINTS // 4)
+    x, y, present = _execute(program, points=POINTS // 4)
     width, height = np.ptp(x, axis=(1, 2)), np.ptp(y, axis=(1, 2))
-    # The glyph is stretched towards a square, then scaled to its size.
+    # The glyph is stretched toward a square, then scaled to its size.
     stretch = np.clip((np.maximum(height, 0.1) / np.maximum(width, 0.1)) ** 0.25, 0.7, 1.4)
     extent = np.maximum(np.maximum(width * stretch, height / stretch), 0.3)
     program |= {"stretch": stretch, "scale": program["size"] / extent}
@@ -127,7 +118,7 @@ def _programs(seed: int, classes: np.ndarray) -> dict[str, np.ndarray]:
     column, row = (np.floor((v - v.min((1, 2), keepdims=True)) / extent[:, None, None] * 14) for v in (x, y))
     cells = np.sort((row * 64 + column).reshape(len(x), -1), axis=1)
     inked = 1 + (np.diff(cells, axis=1) > 0).sum(1)
-    drawn = (program["length"].sum(2) * there).sum(1) / extent
+    drawn = (program["length"].sum(2) * present).sum(1) / extent
     score = inked / (drawn + 0.5) ** 0.8
     best = np.arange(n) * CANDIDATES + score.reshape(n, CANDIDATES).argmax(1)
     return {key: value[best] for key, value in program.items()}
@@ -163,7 +154,7 @@ def _candidates(seed: int, classes: np.ndarray, candidates: np.ndarray) -> dict[
     # Pieces join in a right angle, turn back, or join smoothly.
     join, angle = piece_draw(4), piece_draw(5)
     corner = np.select([join < 0.45, join < 0.75], [80 + 20 * angle, 115 + 45 * angle], 0.0) * side
-    # Most strokes set out to the right or downwards (y points down).
+    # Most strokes set out to the right or downward (y points down).
     direction = np.array([0.0, 90.0, 45.0, 135.0, 180.0, 270.0, 315.0])
     heading = direction[np.searchsorted([0.4, 0.8, 0.85, 0.9, 0.94, 0.97], stroke_draw(2), side="right")]
     heading = heading + 14 * (stroke_draw(3) - 0.5)
@@ -183,7 +174,7 @@ def _candidates(seed: int, classes: np.ndarray, candidates: np.ndarray) -> dict[
         "own": np.where(relation < 0.55, 0.0, 0.25 + 0.5 * stroke_draw(7)),  # point of its own that lies there
         "shift_x": distance * np.cos(around),
         "shift_y": distance * np.sin(around),
-        # The longer side, as a share of the canvas.
+        # The longer side, as a fraction of the canvas.
         "size": 0.35 + 0.28 * glyph_draw(1) + 0.035 * n_strokes,
     }
 
@@ -227,42 +218,42 @@ def _jitter(
 
 
 def _execute(program: dict[str, np.ndarray], points: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Walk along every stroke: x and y [n, STROKES, points], and which strokes there are, bool [n, STROKES].
+    """Walk along every stroke: x and y [n, STROKES, points], and which strokes are present, bool [n, STROKES].
 
-    A stroke that is not there stands on the first one's first point.
+    All points of an absent stroke are the first point of the first stroke.
     """
-    there = np.arange(STROKES) < program["n_strokes"][:, None]  # [n, STROKES]
-    turn, corner, length = (program[key][there] for key in ("turn", "corner", "length"))  # [m, PIECES] each
+    present = np.arange(STROKES) < program["n_strokes"][:, None]  # [n, STROKES]
+    turn, corner, length = (program[key][present] for key in ("turn", "corner", "length"))  # [m, PIECES] each
     total = length.sum(1, keepdims=True)  # [m, 1]
     end = np.cumsum(length, axis=1) / total
     begin = end - length / total
     time = (np.arange(points) + 0.5) / points
-    heading = program["heading"][there][:, None] + np.zeros(points)  # [m, points]
+    heading = program["heading"][present][:, None] + np.zeros(points)  # [m, points]
     for p in range(PIECES):
         b, e = begin[:, p, None], end[:, p, None]
         heading += turn[:, p, None] * np.clip((time - b) / np.maximum(e - b, 1e-9), 0.0, 1.0)
         if p:
             heading += corner[:, p, None] * (time > b)
 
-    x, y = np.zeros((2, len(there), STROKES, points))
-    x[there] = np.cumsum(np.cos(heading) * (total / points), axis=1)
-    y[there] = np.cumsum(np.sin(heading) * (total / points), axis=1)
+    x, y = np.zeros((2, len(present), STROKES, points))
+    x[present] = np.cumsum(np.cos(heading) * (total / points), axis=1)
+    y[present] = np.cumsum(np.sin(heading) * (total / points), axis=1)
     at, own = (np.rint(program[key] * (points - 1)).astype(np.int64) for key in ("at", "own"))
-    row = np.arange(len(there))
+    row = np.arange(len(present))
     for s in range(1, STROKES):
         for path, shift in ((x, program["shift_x"]), (y, program["shift_y"])):
             anchor = path[row, program["earlier"][:, s], at[:, s]] + shift[:, s]
             path[:, s] += (anchor - path[row, s, own[:, s]])[:, None]
-            path[~there[:, s], s] = path[~there[:, s], 0, :1]
-    return x, y, there
+            path[~present[:, s], s] = path[~present[:, s], 0, :1]
+    return x, y, present
 
 
 def _draw(seed: int, classes: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Images uint8 [n, 28, 28] of the given samples [n] of the given classes [n]."""
+    """Images uint8 [n, 28, 28] of samples [n] of classes [n]."""
     distinct, of_sample = np.unique(classes, return_inverse=True)
     program = {key: value[of_sample] for key, value in _programs(seed, distinct).items()}
     carried_out, distortion = _jitter(seed, classes, samples, program)
-    x, y, there = _execute(carried_out)
+    x, y, present = _execute(carried_out)
 
     def each(key: str) -> np.ndarray:
         return distortion[key][:, None, None]
@@ -275,7 +266,7 @@ def _draw(seed: int, classes: np.ndarray, samples: np.ndarray) -> np.ndarray:
     y = _place(y * GRID, distortion["down"] * GRID)
     cell = np.floor(y).astype(np.int64) * GRID + np.floor(x).astype(np.int64)  # [n, STROKES, POINTS]
     cell += np.arange(len(cell))[:, None, None] * GRID**2
-    return _ink(cell[there].ravel(), len(cell))
+    return _ink(cell[present].ravel(), len(cell))
 
 
 def _place(path: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -290,7 +281,7 @@ def _place(path: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def _ink(cells: np.ndarray, n: int) -> np.ndarray:
-    """Ink a round pen's 12 cells at each given one, then average over 3 x 3: uint8 [n, 28, 28]."""
+    """Ink a round pen's 12 cells at each of the cells, then average over 3 x 3: uint8 [n, 28, 28]."""
     point = np.zeros(n * GRID**2, np.uint8)
     point[cells] = 1
     # The pen is 4 x 4 cells without corners; the margin keeps it from running over a row's or an image's end.
@@ -302,5 +293,5 @@ def _ink(cells: np.ndarray, n: int) -> np.ndarray:
         ink[:-step] |= point[step:]
     ink = ink.reshape(n, SIDE, FINE, GRID)
     rows = ink[:, :, 0] + ink[:, :, 1] + ink[:, :, 2]  # [n, 28, 84]
-    share = rows[..., 0::FINE] + rows[..., 1::FINE] + rows[..., 2::FINE]  # [n, 28, 28], of 9
-    return GREY[share]
+    inked = rows[..., 0::FINE] + rows[..., 1::FINE] + rows[..., 2::FINE]  # [n, 28, 28], of 9
+    return GRAY[inked]

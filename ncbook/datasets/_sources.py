@@ -1,0 +1,263 @@
+"""Where the files of data sets come from: folders, downloads with their checksums, fingerprints, archives.
+
+Reads files and unpacks none; writes downloads only. Imports no torch before a download. Called by the modules of
+`ncbook.datasets`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import tarfile
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import filelock
+import platformdirs
+
+PROBE_SECONDS, STALL_SECONDS = 3, 60  # for the first answer; without a byte, once the download runs
+LARGEST_FILE = 200 * 2**20  # bytes of one file of an archive, unpacked
+HIDDEN = (".", "__MACOSX")  # beginnings of the names of files and folders that are passed over
+
+Files = TypeVar("Files")
+Readers = list[tuple[str, Callable[[], bytes]]]  # path within the source, with "/"; what reads the file
+
+
+# --- folders ---
+
+
+def cache_folder() -> Path:
+    """The environment variable NCBOOK_CACHE, else the user's cache folder for ncbook."""
+    folder = os.environ.get("NCBOOK_CACHE") or platformdirs.user_cache_dir("ncbook")
+    return Path(folder).expanduser().absolute()
+
+
+def chosen_root(root: str | os.PathLike | None) -> Path | None:
+    """The folder the user chose: ``root``, else the environment variable NCBOOK_DATA; None: neither is given."""
+    chosen = root if root is not None else os.environ.get("NCBOOK_DATA") or None
+    return None if chosen is None else Path(chosen).expanduser()
+
+
+def data_folder(root: str | os.PathLike | None) -> Path:
+    """The folder of the data: the one the user chose, else ``data`` in the cache folder."""
+    return chosen_root(root) or cache_folder() / "data"
+
+
+def find_path(path: str | os.PathLike | None, root: str | os.PathLike | None) -> Path:
+    """A user's own folder or zip: as written, a relative path also below the folder of the data.
+
+    Raises:
+        ValueError: ``path`` is None.
+        FileNotFoundError: it is in neither place; the message names both.
+    """
+    if path is None:
+        raise ValueError("path=None; allowed: a folder or zip of class folders")
+    path = Path(path).expanduser()
+    candidates = list(dict.fromkeys([path.absolute(), (data_folder(root) / path).absolute()]))
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"path={str(path)!r} is not there; looked for {' and '.join(map(str, candidates))}")
+
+
+def find_files(
+    name: str,
+    root: str | os.PathLike | None,
+    find: Callable[[Path], Files | None],
+    instructions: str,
+    fetch: Callable[[Path], str] | None = None,
+    download: bool | None = None,
+) -> Files:
+    """The files of a data set, downloaded if they are missing and may be downloaded.
+
+    Args:
+        name: the data set, for the message.
+        root: as `data_folder` takes it.
+        find: from the folder of the data to the files, or None if one is missing.
+        instructions: sentences that say what to put where, for the message.
+        fetch: downloads into the folder of the data and returns what happened; None: there is no download.
+        download: whether to download what is missing; None: only if the user chose no folder.
+
+    Raises:
+        FileNotFoundError: the files are not there and were not downloaded.
+    """
+    folder = data_folder(root)
+    files = find(folder)
+    if files is not None:
+        return files
+    reason = "no download was tried" if fetch else "it has no official download"
+    if fetch and (download or (download is None and chosen_root(root) is None)):
+        reason = fetch(folder)
+        files = find(folder)
+    if files is None:
+        raise FileNotFoundError(
+            f"{name} is not in {folder} ({reason}). {instructions} Or give the folder that has it as root or in the "
+            "environment variable NCBOOK_DATA."
+        )
+    return files
+
+
+# --- downloads ---
+
+
+def download(address: str, checksums: Mapping[str, str], folder: Path) -> str:
+    """Download files that are not in the folder yet. A file with another checksum is not kept.
+
+    Args:
+        address: what the files' addresses begin with.
+        checksums: file name -> md5.
+        folder: where the files go; made if need be.
+
+    Returns:
+        "downloaded", or what went wrong.
+    """
+
+    def fetch() -> None:
+        from torchvision.datasets.utils import check_integrity, download_url  # seconds to import: only now
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / "download.lock"):
+            for name, md5 in checksums.items():
+                if check_integrity(str(folder / name), md5):
+                    continue
+                part = folder / f"{name}.part"
+                try:
+                    download_url(f"{address}/{name}", str(folder), filename=part.name)
+                    if not check_integrity(str(part), md5):
+                        start = part.read_bytes()[:64].lstrip().lower()
+                        page = start.startswith((b"<!doctype", b"<html"))
+                        kind = "a web page" if page else "a file of other content"
+                        raise RuntimeError(f"{name} is {kind}, its md5 is not {md5}")
+                    os.replace(part, folder / name)
+                finally:
+                    part.unlink(missing_ok=True)
+
+    return attempt(address, fetch, probe=f"{address}/{next(iter(checksums))}")
+
+
+def attempt(address: str, fetch: Callable[[], object], probe: str | None = None) -> str:
+    """Run a download that gives up within seconds when there is no network.
+
+    Args:
+        address: where it comes from, for the message.
+        fetch: downloads; an OSError or RuntimeError is a failure.
+        probe: address that must answer first; None: ``address``.
+
+    Returns:
+        "downloaded", or what went wrong.
+    """
+    previous_timeout = socket.getdefaulttimeout()
+    try:
+        # Without network, torchvision would wait for minutes: one short request comes first.
+        request = urllib.request.Request(probe or address, method="HEAD")
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+        socket.setdefaulttimeout(STALL_SECONDS)
+        fetch()
+    except (OSError, RuntimeError) as error:
+        return f"the download from {address} failed: {error}"
+    finally:
+        socket.setdefaulttimeout(previous_timeout)
+    return "downloaded"
+
+
+# --- fingerprints ---
+
+
+def fingerprint(source: Path) -> str:
+    """sha256 (hex) of what decides the content: of a file its bytes, of a folder names, sizes and times."""
+    if source.is_file():
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256("\n".join(listing(source)).encode()).hexdigest()
+
+
+def listing(source: Path) -> list[str]:
+    """Name, size and time of each file below a folder, or of the one file, sorted."""
+    paths = [source] if source.is_file() else walk(source)
+    return sorted(f"{p.relative_to(source)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths)
+
+
+# --- archives and folders of files ---
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder; hidden ones are passed over and links are not followed."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith(HIDDEN) or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            yield from walk(Path(entry.path))
+        elif entry.is_file():
+            yield Path(entry.path)
+
+
+@contextmanager
+def opened(source: Path, suffixes: set[str]) -> Iterator[Readers]:
+    """Files of a folder or zip with one of the suffixes, to be read inside the block; no hidden files, no links.
+
+    Raises:
+        ValueError: not a zip, or a path in it that leads out of it.
+    """
+    if source.is_dir():
+        paths = [path for path in walk(source) if path.suffix.lower() in suffixes]
+        yield [(path.relative_to(source).as_posix(), path.read_bytes) for path in paths]
+        return
+    with readable(source, "zip"):
+        archive = zipfile.ZipFile(source)
+    with archive:
+        files = []
+        for entry in archive.infolist():
+            name = PurePosixPath(entry.filename)
+            if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
+                raise ValueError(f"{source} holds {entry.filename!r}, a path that leads out of it: it is not read")
+            hidden = any(part.startswith(HIDDEN) for part in name.parts)
+            link = (entry.external_attr >> 28) == 0xA
+            if not (entry.is_dir() or hidden or link) and name.suffix.lower() in suffixes:
+                files.append((str(name), partial(_unpack, archive, entry)))
+        yield files
+
+
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.file_size > LARGEST_FILE:
+        raise ValueError(f"{entry.file_size} bytes unpacked; allowed: {LARGEST_FILE}")
+    return archive.read(entry)
+
+
+def read_tar(path: Path, folder: str, names: list[str]) -> dict[str, bytes]:
+    """Read files of one folder of a tar.gz archive, in the order of their names.
+
+    Raises:
+        ValueError: not such an archive, a file is missing or larger than allowed.
+    """
+    contents = {}
+    with readable(path, "archive"), tarfile.open(path, "r:gz") as archive:
+        for member in archive:
+            name = member.name.removeprefix("./").removeprefix(folder + "/")
+            if name in names and member.isfile():
+                if member.size > LARGEST_FILE:
+                    raise ValueError(f"{path}: {member.name} has {member.size} bytes; allowed: {LARGEST_FILE}")
+                contents[name] = archive.extractfile(member).read()
+    missing = [name for name in names if name not in contents]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    return {name: contents[name] for name in names}
+
+
+@contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn the errors of damaged files into one that names the file and says what to do.
+
+    Raises:
+        ValueError: the block met a damaged file.
+    """
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a readable {kind} ({error}); replace it by a new copy") from error
