@@ -189,6 +189,8 @@ def test_wrong_numbers_are_refused(numbers, error, message):
 def test_numpy_integers_are_integers():
     few = datasets.split(fake(), n_source=np.int64(4), n_novel=np.int32(3), class_seed=np.int64(1))
     assert same(few.novel, datasets.split(fake(), n_source=4, n_novel=3, class_seed=1).novel)
+    many = fake(n_classes=300, per_class=1)  # 200 + 100 does not fit into eight bits
+    assert len(datasets.split(many, n_source=np.uint8(200), n_novel=np.uint8(100)).novel.labels) == 100
 
 
 def test_as_many_novel_and_validation_classes_as_there_are():

@@ -1,6 +1,7 @@
 """Folders and zips of images, CIFAR's official binary files, and the published class lists."""
 
 import gzip
+import hashlib
 import io
 import os
 import subprocess
@@ -19,7 +20,7 @@ from PIL import Image
 
 import ncbook
 from ncbook import datasets, runs
-from ncbook.datasets import cifar, mini_imagenet
+from ncbook.datasets import _sources, cifar, mini_imagenet
 from ncbook.datasets._lists import KINDS, class_list
 
 DATA = os.environ.get("NCBOOK_DATA")
@@ -288,6 +289,43 @@ def test_a_download_that_is_something_else_leaves_nothing(tmp_path, monkeypatch,
     with pytest.raises(FileNotFoundError, match=what):
         datasets.load("cifar10", tmp_path / "d", download=True)
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["download.lock"]
+
+
+def test_a_download_is_kept_when_its_checksum_is_right_and_files_that_are_there_are_not_fetched(tmp_path, monkeypatch):
+    import torchvision.datasets.utils as utils
+
+    contents = {"a.zip": b"first", "b.zip": b"second"}
+    checksums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    fetched = []
+
+    def download_url(url, root, filename):
+        fetched.append(url)
+        (Path(root) / filename).write_bytes(contents[url.rpartition("/")[2]])
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: io.BytesIO())
+    monkeypatch.setattr(utils, "download_url", download_url)
+    write(tmp_path / "d", {"a.zip": b"first", "b.zip": b"cut short"})
+    assert _sources.download("http://x/y", checksums, tmp_path / "d") == "downloaded"
+    assert fetched == ["http://x/y/b.zip"] and (tmp_path / "d/b.zip").read_bytes() == b"second"
+    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["a.zip", "b.zip", "download.lock"]
+
+
+def test_a_fingerprint_of_a_folder_sees_names_sizes_and_times_and_of_a_file_its_bytes(tmp_path):
+    folder = write(tmp_path / "p", {"a/0.png": b"12", "b/.hidden": b"1"})
+    prints = [_sources.fingerprint(folder)]
+    write(folder, {"b/.hidden": b"123"})
+    assert _sources.fingerprint(folder) == prints[0]
+    os.utime(folder / "a/0.png", ns=(5, 5))
+    prints.append(_sources.fingerprint(folder))
+    write(folder, {"a/0.png": b"123"})
+    os.utime(folder / "a/0.png", ns=(5, 5))
+    prints.append(_sources.fingerprint(folder))
+    (folder / "a/0.png").rename(folder / "a/1.png")
+    prints.append(_sources.fingerprint(folder))
+    assert len(set(prints)) == 4
+    before = _sources.fingerprint(folder / "a/1.png")
+    os.utime(folder / "a/1.png", ns=(9, 9))
+    assert _sources.fingerprint(folder / "a/1.png") == before == hashlib.sha256(b"123").hexdigest()
 
 
 def test_experiments_know_the_published_lists():

@@ -56,12 +56,12 @@ def split_classes(
     images: ImageClasses, name: str, n_source: int, n_novel: int | None, class_seed: int, n_validation: int | None
 ) -> ClassSplit:
     """As `split`; errors call the data set ``name``."""
-    check_whole("n_source", n_source, 2)
-    if n_novel is not None and check_whole("n_novel", n_novel, 0) == 1:
+    n_source = check_whole("n_source", n_source, 2)
+    n_novel = None if n_novel is None else check_whole("n_novel", n_novel, 0)
+    n_validation = None if n_validation is None else check_whole("n_validation", n_validation, 0)
+    class_seed = check_whole("class_seed", class_seed, 0)
+    if n_novel == 1:
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
-    if n_validation is not None:
-        check_whole("n_validation", n_validation, 0)
-    check_whole("class_seed", class_seed, 0)
     order = {kind: _class_order(images, candidates, class_seed) for kind, candidates in _candidates(images).items()}
     numbers = f"n_source={n_source}, n_novel={n_novel} and n_validation={n_validation}"
     if images.official is None:
@@ -72,8 +72,7 @@ def split_classes(
         has = "has " + ", ".join(f"{len(order[kind])} official {kind}" for kind in KINDS) + " classes"
         available = len(order["novel"])
     if n_novel is None:
-        n_novel = max(0, min(catalog.MOST_NOVEL, available))
-        n_novel = n_novel if n_novel >= 2 else 0
+        n_novel = min(catalog.MOST_NOVEL, available) if available >= 2 else 0
     source, novel = order["source"][::-1][:n_source], order["novel"][:n_novel]
     taken = {*source, *novel}
     spare = [label for label in order["validation"] if label not in taken]
@@ -98,7 +97,7 @@ def _candidates(images: ImageClasses) -> dict[str, list[int]]:
 def _class_order(images: ImageClasses, labels: list[int], class_seed: int) -> list[int]:
     # Sorting by a hash instead of a library's generator: no version of Python or NumPy can change the order.
     def position(label: int) -> bytes:
-        return hashlib.sha256(f"{int(class_seed)}/{images.class_names[label]}".encode()).digest()
+        return hashlib.sha256(f"{class_seed}/{images.class_names[label]}".encode()).digest()
 
     return sorted(labels, key=position)
 
