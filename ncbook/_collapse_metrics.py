@@ -1,17 +1,32 @@
 r"""The accumulator of `collapse`: the same numbers in one pass over batches, in memory that does not grow.
 
-Why shifted sums. The one-pass formula E[x xᵀ] - μ μᵀ loses everything to cancellation when features collapse:
-a within-class variance of 1e-8 between means of size 1 is below float32's rounding of E[x xᵀ]. So every class
-is shifted by a reference r near its mean, and what is summed is z = x - r: the difference is exact when x is
-close to r, the sums are of the size of the within-class scatter, and one float32 GEMM zᵀz a batch is all the
-work.
+Shifted sums. The one-pass formula E[x xᵀ] - μ μᵀ loses everything to cancellation when features collapse: a
+within-class variance of 1e-8 between means of size 1 is below the rounding of E[x xᵀ]. So every class is shifted by
+a reference r near its mean, and what is summed is z = x - r: in float64 over all samples, except that one GEMM zᵀz per
+block of rows may run in float32, twice as fast on a CPU and much faster on most GPUs.
 
-A reference is the mean of the samples of a class in the first block that has any. Should that be one sample,
-and an outlier at distance L from the mean, it inflates the sum of n squares by n L², against which the
-rounding is relative. But the outlier is itself a sample of the class and adds L² to the true scatter; so the
-inflation is at most n-fold. References are renewed before n is large: by a block with many more samples of
-the class than came before; and, looked at whenever the rows seen have doubled and every 16,384 rows, if a
-class's offset makes up most of its sum of squares.
+When float32 is enough. A float32 sum over n rows, in whatever order, has an error E with, for every direction a,
+
+    |aᵀ E a| ≤ γ |a|² Σ |z|²  over the rows of the sum,   γ ≈ √n 2⁻²⁴ (at worst n 2⁻²⁴),
+
+while NC1 and VCI need aᵀ S a itself, relative to its size, in the directions where it is *smallest*. So one far sample
+may spoil them, as does one direction in which samples vary far more than in another; no reference and no order of
+summation helps. Hence, with n ≤ 2048 (8192 on a GPU), a block is summed in float32 only after it is known that
+
+- the scatter S of the samples so far, per sample, has a Cholesky factor L with L_jj² ≥ 10⁻³ of the mean of z_j² of
+  typical samples, for every unit j: in no direction do samples vary much less than their units lead to expect (a unit
+  that is a near-linear function of others: a linear map of the features cannot be seen through float32);
+- a row's |z|² is at most 64 times the typical one (the lower quartile). Rows beyond are summed in float64.
+
+S only grows with more samples, so what was once precise enough stays so. The float32 error of a variance along any
+direction is about γ · 10³ of it at the worst, some 10⁻⁷ for units that vary by themselves, and it does not depend on
+how far the far samples are, when they come, or in which batches. Everything else is summed in float64: small blocks,
+the first block, blocks of features outside float32's range of squares, and all samples where units are near-linear
+functions of each other. Then the error is that of the functions of `ncbook.collapse`, at twice the time on a CPU.
+
+References are set at a class's first samples, and renewed by a block with many more samples of the class than came
+before and whenever the rows seen have multiplied (by the mean, or, should far samples have drawn the mean away, by
+the mean of the typical ones). Poor references cost time, not precision.
 
 States that are merged (of processes, or by `merge_state`) have different references, hence merging goes
 through counts, means and scatter about the means, in float64, by the formula of Chan, Golub, LeVeque (1983).
@@ -28,10 +43,16 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ncbook import collapse
+from ncbook._checks import describe_not_finite
 from ncbook._collapse_moments import Moments, check_batch, check_logits, raise_not_finite, raise_single_samples
 
-_BLOCK = 8192  # rows worked on at a time, of a larger batch
-_RECENT = 16384  # rows that float32 sums run over before they are added to the float64 ones
+_FIRST_ROWS = 1024  # rows worked on at a time before float32 is known to do
+_BLOCK_ROWS = 4096  # and after, of a larger batch: they stay near a CPU's cores
+_BLOCK_ROWS_GPU = 8192  # fewer and larger steps
+_LEAST_ROWS = 512  # of a block for which float32 pays: its product [D, D] has to be added to the float64 one
+_FAR = 64.0  # a row is summed in float64 if |z|² is above this many times the typical one
+_LEAST_PIVOT = 1e-3  # of the scatter's Cholesky factor, in typical variances of the unit, for sums in float32
+_FLOAT32_SQUARES = (1e-25, 1e30)  # typical |z|² whose products float32 holds
 _NAMES = (
     "cdnv",
     "nc1",
@@ -64,6 +85,32 @@ def _merge(a: _Totals, b: _Totals) -> _Totals:
         a.squares + b.squares + weight * gap.square().sum(1),
         a.scatter + b.scatter + (weight[:, None] * gap).T @ gap,
     )
+
+
+def _class_means(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
+    """[K, D] of rows [n, D] of which counts [K] are of each class; of classes without a row: 0."""
+    sums = x.new_zeros(len(counts), x.shape[1]).index_add_(0, y, x)
+    return sums / counts.clamp(min=1)[:, None]
+
+
+def _float32_is_precise() -> bool:
+    """Whether products of float32 matrices are in float32, not in TF32 or bfloat16."""
+    return torch.get_float32_matmul_precision() == "highest"
+
+
+def _squares(z: Tensor, dim: int = 1) -> Tensor:
+    """Sums of squares along a dimension, in float64 and without a copy of z."""
+    return torch.linalg.vector_norm(z, dim=dim).double().square()
+
+
+def _lower_quartile(values: Tensor) -> Tensor:
+    return values.kthvalue(max(1, len(values) // 4)).values
+
+
+def _as_float32(values: Tensor) -> Tensor:
+    """Round to float32 what it has numbers for, and leave the rest: still float64."""
+    rounded = values.float().double()
+    return torch.where((values - rounded).abs() <= 2**-23 * values.abs(), rounded, values)
 
 
 class CollapseMetrics(Metric):
@@ -106,15 +153,12 @@ class CollapseMetrics(Metric):
     higher_is_better = False
     is_differentiable = False
 
-    # torchmetrics states. References are float32 so that z = x - r is the same shift in every dtype of
-    # features.
-    counts: Tensor  # [K] float64
-    references: Tensor  # [K, D] float32
-    sums: Tensor  # [K, D] float64, sum over a class of z = x - r
-    squares: Tensor  # [K] float64, sum over a class of |z|²
-    moment: Tensor  # [D, D] float64, sum over all of z zᵀ
-    recent_sums: Tensor  # [K, D] float32, to be added to sums
-    recent_moment: Tensor  # [D, D] float32, to be added to moment
+    # torchmetrics states, float64. References hold float32 numbers, so that z = x - r is the same shift in every dtype.
+    counts: Tensor  # [K]
+    references: Tensor  # [K, D]
+    sums: Tensor  # [K, D] sum over a class of z = x - r
+    squares: Tensor  # [K] sum over a class of |z|²
+    moment: Tensor  # [D, D] sum over all of z zᵀ
 
     def __init__(self, n_classes: int, dim: int, **kwargs: Any):
         for name, value, least in (("n_classes", n_classes, 2), ("dim", dim, 1)):
@@ -124,100 +168,160 @@ class CollapseMetrics(Metric):
             raise ValueError("dist_sync_on_step must be False: forward looks at this process's batch")
         super().__init__(compute_with_cache=False, **kwargs)  # compute depends on the weight that it is given
         self.n_classes, self.dim = n_classes, dim
-        for name, shape, dtype in (
-            ("counts", (n_classes,), torch.float64),
-            ("references", (n_classes, dim), torch.float32),
-            ("sums", (n_classes, dim), torch.float64),
-            ("squares", (n_classes,), torch.float64),
-            ("moment", (dim, dim), torch.float64),
-            ("recent_sums", (n_classes, dim), torch.float32),
-            ("recent_moment", (dim, dim), torch.float32),
+        for name, shape in (
+            ("counts", (n_classes,)),
+            ("references", (n_classes, dim)),
+            ("sums", (n_classes, dim)),
+            ("squares", (n_classes,)),
+            ("moment", (dim, dim)),
         ):
             # "sum" is right for none of them alone: _reduce_states and _sync_dist merge all of them together.
-            self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum", persistent=True)
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
         self._forget_schedule()
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch of features [B, D] with labels [B]."""
         labels = _check(features, labels, self.n_classes, self.dim, self.counts.device)
-        for x, y in zip(features.detach().split(_BLOCK), labels.split(_BLOCK), strict=True):
-            self._add(x if x.dtype == torch.float64 else x.float(), y)
+        most = _BLOCK_ROWS if features.device.type == "cpu" else _BLOCK_ROWS_GPU
+        features, start = features.detach(), 0
+        while start < len(features):
+            rest = len(features) - start
+            rows = -(-rest // -(-rest // (_FIRST_ROWS if self._far is None else most)))  # blocks of nearly equal size
+            block = slice(start, start + rows)
+            x = features[block]
+            self._add(x if x.dtype == torch.float64 else x.float(), labels[block])
+            start += rows
 
     def _add(self, x: Tensor, y: Tensor) -> None:
         references, moved = self._references_for(x, y)
-        z = self._workspace_like(x)
-        torch.index_select(references.to(x.dtype), 0, y, out=z)
-        torch.sub(x, z, out=z)
-        squares = torch.linalg.vector_norm(z, dim=1).double().square()
-        if not squares.sum().isfinite():
-            raise_not_finite(x)
+        in_float32 = (
+            x.dtype == torch.float32 and len(x) >= _LEAST_ROWS and self._far is not None and _float32_is_precise()
+        )
+        z = self._shifted(x, y, references, torch.float32 if in_float32 else torch.float64)
+        squares = _squares(z)
+        far = squares > self._far if in_float32 else squares.new_zeros(())
+        largest = torch.finfo(x.dtype).max
+        accepted, n_far = torch.stack([squares.sum() <= largest, far.sum()]).tolist()  # the only synchronization
+        if not accepted:
+            raise ValueError(describe_not_finite(x))
+        if in_float32 and 2 * n_far > len(x):
+            in_float32, n_far = False, 0
+            z = self._shifted(x, y, references, torch.float64)
+            squares = _squares(z)
         if moved:
             self._load(self._totals(), references)
         self.references = references
+        if n_far:
+            rows = far.nonzero().flatten()
+            z_far = self._shifted(x[rows], y[rows], references, torch.float64)
+            squares[rows] = _squares(z_far)
+            self.sums.index_add_(0, y[rows], z_far)
+            self.moment.addmm_(z_far.T, z_far)
+            z.index_fill_(0, rows, 0)
         self.counts.index_add_(0, y, torch.ones_like(squares))
         self.squares.index_add_(0, y, squares)
-        in_float64 = z.dtype == torch.float64
-        (self.sums if in_float64 else self.recent_sums).index_add_(0, y, z)
-        (self.moment if in_float64 else self.recent_moment).addmm_(z.T, z)
+        if in_float32:
+            self.sums += torch.zeros_like(self.sums, dtype=torch.float32).index_add_(0, y, z)
+            self.moment += self._float32_product(z)
+        else:
+            self.sums.index_add_(0, y, z)
+            self.moment.addmm_(z.T, z)
         self._rows += len(x)
-        self._recent_rows += len(x)
-        if self._recent_rows >= _RECENT or self._rows >= 2 * self._rows_at_check:
-            self._settle()
+        if self._rows >= self._next_look:
+            self._look(x, y)
 
     def _references_for(self, x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
         """([K, D] with the means here of classes new to this block, or nearly so; whether sums must follow)."""
         here = torch.bincount(y, minlength=self.n_classes)
         new = here > torch.where(self.counts > 0, 8 * self.counts + 8, 0)
-        if not new.any():
+        some_new, moved = torch.stack([new.any(), (new & (self.counts > 0)).any()]).tolist()
+        if not some_new:
             return self.references, False
         of_new = new[y]
-        x, y = x[of_new].double(), y[of_new]
-        means = torch.zeros_like(self.sums).index_add_(0, y, x) / here.clamp(min=1)[:, None]
-        references = torch.where(new[:, None], means.float(), self.references)
-        return references, bool((self.counts[new] > 0).any())
+        means = _class_means(x[of_new].double(), y[of_new], here)
+        return torch.where(new[:, None], _as_float32(means), self.references), moved
 
-    def _workspace_like(self, x: Tensor) -> Tensor:
-        """Memory for a block of z, kept: a fresh one each time costs more than what is written to it."""
+    def _shifted(self, x: Tensor, y: Tensor, references: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return z = x - r [n, D]; float32 in memory that is kept: fresh memory costs more than what is written."""
+        if dtype == torch.float64:
+            return x.double() - references[y]
+        if self._references32 is None or self._references32[0] is not references:
+            self._references32 = references, references.float()
+        z = self._workspace_for(x)
+        torch.index_select(self._references32[1], 0, y, out=z)
+        return torch.sub(x, z, out=z)
+
+    def _workspace_for(self, x: Tensor) -> Tensor:
+        """Memory for a block of z in float32."""
         old = self._workspace
-        if old is None or len(old) < len(x) or (old.dtype, old.device) != (x.dtype, x.device):
-            self._workspace = torch.empty_like(x, memory_format=torch.contiguous_format)
+        if old is None or len(old) < len(x) or old.device != x.device:
+            self._workspace = x.new_empty(x.shape, dtype=torch.float32)
         return self._workspace[: len(x)]
 
-    def _settle(self) -> None:
-        """Add the recent sums to the float64 ones, and renew all references if one has become poor."""
-        for recent, total in ((self.recent_sums, self.sums), (self.recent_moment, self.moment)):
-            total += recent
-            recent.zero_()
-        self._recent_rows, self._rows_at_check = 0, self._rows
-        # n |mean - reference|² of each class: by this much a reference at the mean would lower its sum of
-        # squares
-        offset = torch.linalg.vector_norm(self.sums, dim=1).square() / self.counts.clamp(min=1)
-        if (offset > 0.9 * self.squares).any():
-            self._load(self._totals())
+    @staticmethod
+    def _float32_product(z: Tensor) -> Tensor:
+        """Return zᵀz [D, D] in float32, under autocast too: it leaves out= alone."""
+        return torch.mm(z.T, z, out=z.new_empty(z.shape[1], z.shape[1]))
+
+    def _look(self, x: Tensor, y: Tensor) -> None:
+        """Renew the references, and find from this block whether the next ones may be summed in float32."""
+        totals = self._totals()
+        self._far, self._next_look = None, 2 * self._rows
+        if len(x) < _LEAST_ROWS:
+            return self._load(totals)
+        x, y = x[:_FIRST_ROWS], y[:_FIRST_ROWS]
+        z = self._shifted(x, y, self.references, torch.float64)
+        typical = _squares(z)
+        typical = typical <= _FAR * _lower_quartile(typical)
+        z, y = z[typical], y[typical]
+        # Far samples may have drawn a mean away, further than the mean of 8 or more typical ones varies by chance.
+        here = torch.bincount(y, minlength=self.n_classes)
+        offsets = _class_means(z, y, here)
+        spread = _lower_quartile(_squares(z - offsets[y]))
+        away = (totals.means - self.references - offsets).square().sum(1) > 16 * spread / here.clamp(min=1)
+        centers = torch.where((away & (here >= 8))[:, None], self.references + offsets, totals.means)
+        references = _as_float32(centers)
+        z += (self.references - references)[y]
+        self._load(totals, references)
+        squares = _lower_quartile(_squares(z))
+        scatter = totals.scatter / totals.counts.sum()
+        dead = scatter.diagonal() == 0
+        factor, failed = torch.linalg.cholesky_ex(scatter + dead.double().diag())
+        pivots = factor.diagonal().square().masked_fill(dead, 0)
+        lowest, highest = _FLOAT32_SQUARES
+        enough = (
+            (failed == 0)
+            & (pivots >= _LEAST_PIVOT * _squares(z, 0) / len(z)).all()
+            & (squares > lowest)
+            & (squares < highest)
+            & (references.abs().max() < highest)
+        )
+        enough, squares = torch.stack([enough, squares]).tolist()
+        if enough:
+            self._far, self._next_look = _FAR * squares, 16 * self._rows
+            self._workspace_for(x)
 
     def _totals(self, state: dict[str, Tensor] | None = None) -> _Totals:
         state = state or self.metric_state
         counts = state["counts"]
-        sums = state["sums"] + state["recent_sums"]
+        sums = state["sums"]
         offsets = sums / counts.clamp(min=1)[:, None]  # of the means from the references
         return _Totals(
             counts,
             state["references"] + offsets,
             # Differences of rounded sums: at complete collapse both are rounding, of either sign.
             (state["squares"] - (sums * offsets).sum(1)).clamp(min=0),
-            state["moment"] + state["recent_moment"] - sums.T @ offsets,
+            state["moment"] - sums.T @ offsets,
         )
 
     def _load(self, totals: _Totals, references: Tensor | None = None) -> None:
-        """Set the state to these totals, about these references, or else about the means in float32."""
+        """Set the state to these totals, about these references, or else about the means."""
         self.counts = totals.counts
-        self.references = totals.means.float() if references is None else references
+        self.references = _as_float32(totals.means) if references is None else references
         offsets = totals.means - self.references
         self.sums = totals.counts[:, None] * offsets
         self.squares = totals.squares + (self.sums * offsets).sum(1)
         self.moment = totals.scatter + self.sums.T @ offsets
-        self.recent_sums = torch.zeros_like(self.references)
-        self.recent_moment = torch.zeros_like(self.moment, dtype=torch.float32)
 
     def _moments(self) -> Moments:
         counts, means, squares, scatter = self._totals()
@@ -287,12 +391,19 @@ class CollapseMetrics(Metric):
         self._forget_schedule()
 
     def _forget_schedule(self) -> None:
-        # When to settle is no part of the state: any schedule gives the same totals.
-        self._rows = self._recent_rows = self._rows_at_check = 0
-        self._workspace: Tensor | None = None
+        # When to look is no part of the state: any schedule gives the same totals.
+        self._rows = self._next_look = 0
+        self._far: float | None = None  # |z|² above which a row is summed in float64; None: all rows are
+        self._workspace: Tensor | None = None  # z
+        self._references32: tuple[Tensor, Tensor] | None = None  # the references, and their float32 copy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_workspace": None}
+        return {**super().__getstate__(), "_workspace": None, "_references32": None}
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a state, of which is not known whether sums in float32 are precise enough."""
+        self._forget_schedule()
+        return super().load_state_dict(*args, **kwargs)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> "CollapseMetrics":
         """Do nothing: which sums are float64 is part of the method."""
@@ -381,10 +492,10 @@ class SecondPass(Metric):
                 raise ValueError(f"labels must be of classes seen in the first pass, got {unseen}")
             labels = torch.searchsorted(self.classes, labels)
             logits = logits[:, self.classes] if logits is not None else None
-        for start in range(0, len(features), _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for start in range(0, len(features), _BLOCK_ROWS_GPU):
+            block = slice(start, start + _BLOCK_ROWS_GPU)
             x = features.detach()[block]
-            x = x if x.dtype == torch.float64 else x.float()
+            x = x.float() if x.dtype != torch.float64 and _float32_is_precise() else x.double()
             if logits is not None:
                 centre = self.means.mean(0).float()
                 centred = (self.means - centre).to(x.dtype)
@@ -393,7 +504,8 @@ class SecondPass(Metric):
                 y = labels[block]
                 centred = (self.means - self.means.mean(0)).to(x.dtype)
                 residuals = x - self.means.float().index_select(0, y)
-                scatter = collapse.scatter_towards_means(residuals, y, centred)
+                with torch.autocast(x.device.type, enabled=False):
+                    scatter = collapse.scatter_towards_means(residuals, y, centred)
                 if not scatter.sum().isfinite():
                     raise_not_finite(x)
                 self.scatter += scatter
