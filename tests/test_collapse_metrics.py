@@ -142,7 +142,7 @@ def test_classes_without_samples_are_left_out_with_a_warning():
     second.update(x, y, logits)
     torch.testing.assert_close(second.compute()["nc4"], collapse.nc4(x, y, logits[:, seen]))
     torch.testing.assert_close(second.compute()["directional_cdnv"], collapse.directional_cdnv(x, y))
-    with pytest.raises(ValueError, match="seen in the first pass, got 1"):
+    with pytest.raises(ValueError, match="labels hold 1; allowed: classes seen in the first pass"):
         second.update(x[:1], torch.tensor([1]))
 
 
@@ -172,7 +172,7 @@ def test_second_pass_measures_what_is_asked_for():
     assert set(without_direction.compute()) == {"nc4"}
     half = metrics.second_pass()
     half.update(x[y == 0], y[y == 0])
-    with pytest.raises(ValueError, match=r"not yet seen: \[1, 2, 3, 4\]"):
+    with pytest.raises(ValueError, match="features of the classes 1, 2, 3, 4 have not come again; allowed"):
         half.compute()
 
 
@@ -241,6 +241,36 @@ def test_clusters_far_apart_within_a_class_and_arriving_one_after_the_other():
     second = torch.arange(len(x)) >= len(x) // 2
     x[second] += torch.randn(N_CLASSES, DIM, generator=torch.Generator().manual_seed(5))[y[second]]
     assert_equal(accumulated(x, y, batch=50).compute(), x, y, rtol=1e-4)
+
+
+# Scales: float32 up to 1e18, where its squares end; anything smaller; float64 from 1e-150 to 1e150
+
+
+@pytest.mark.parametrize("n", [200, 9000])
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [(torch.float32, -99), (torch.float32, -40), (torch.float32, 40), (torch.float32, 55),
+     (torch.float64, -498), (torch.float64, -260), (torch.float64, 260), (torch.float64, 490)],
+)  # fmt: skip
+def test_extreme_scales(dtype, exponent, n):
+    x, y = sample(n=n, offset=5.0, dtype=dtype)
+    logits = torch.randn(len(x), N_CLASSES, generator=torch.Generator().manual_seed(2))
+    scale = 2.0**exponent
+    metrics = accumulated(scale * x, y, batch=1000)
+    values = metrics.compute()
+    values["min_distance"] = values["min_distance"] / scale
+    assert_equal(values, x, y)
+    second = metrics.second_pass()
+    second.update(scale * x, y, logits)
+    torch.testing.assert_close(second.compute()["directional_cdnv"], collapse.directional_cdnv(x, y), rtol=1e-5, atol=0)
+    torch.testing.assert_close(second.compute()["nc4"], collapse.nc4(x, y, logits))
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e30), (torch.float64, 1e200), (torch.float64, 1e-200)])
+def test_scales_beyond_squares_are_refused(dtype, scale):
+    x, y = sample(offset=5.0, dtype=dtype)
+    with pytest.raises(ValueError, match="allowed: numbers small enough|allowed: a scale at which squares"):
+        accumulated(scale * x, y).compute()
 
 
 def test_classes_of_identical_samples_have_no_negative_variance():
@@ -529,14 +559,14 @@ def test_bad_batches_leave_the_metric_as_it_was():
         broken[4, 1] = bad
         refused(ValueError, "features holds NaN or infinity.*first in row 4", broken, y[:9])
     refused(ValueError, "small enough", x[:9] * 1e30, y[:9])
-    refused(ValueError, r"labels must be in 0 ... 4, got \d ... 5", x[:2], torch.tensor([1, 5]))
-    refused(ValueError, "labels must be in 0 ... 4, got -1", x[:2], torch.tensor([-1, 1]))
-    refused(ValueError, r"features must be \[N, dim\] = \[N, 8\], got \[3, 7\]", x[:3, :7], y[:3])
-    refused(ValueError, r"labels must be \[N\]", x[:3], y[:2])
-    refused(ValueError, r"features must be \[N, D\]", x[0], y[:8])
-    refused(TypeError, "float dtype", x[:3].int(), y[:3])
-    refused(TypeError, "integer dtype", x[:3], y[:3].float())
-    refused(ValueError, "metric's device cpu, got meta", x[:3].to("meta"), y[:3])
+    refused(ValueError, r"labels hold \d ... 5; allowed: 0 ... 4", x[:2], torch.tensor([1, 5]))
+    refused(ValueError, "labels hold -1 ... 1; allowed: 0 ... 4", x[:2], torch.tensor([-1, 1]))
+    refused(ValueError, r"features has shape \[3, 7\]; allowed: \[N, dim\] = \[N, 8\]", x[:3, :7], y[:3])
+    refused(ValueError, r"labels has shape \[2\]; allowed: \[3\]", x[:3], y[:2])
+    refused(ValueError, r"features has shape \[8\]; allowed: \[N, D\]", x[0], y[:8])
+    refused(TypeError, "allowed: a float dtype", x[:3].int(), y[:3])
+    refused(TypeError, "allowed: an integer dtype", x[:3], y[:3].float())
+    refused(ValueError, "device meta; allowed: the metric's device cpu", x[:3].to("meta"), y[:3])
 
 
 def test_not_finite_samples_of_a_class_not_seen_before_leave_no_trace():
@@ -553,11 +583,11 @@ def test_bad_second_pass():
     second = accumulated(x, y).second_pass()
     logits = torch.zeros(len(x), N_CLASSES)
     for match, arguments in (
-        ("features must be finite", (x * torch.nan, y)),
-        ("features must be finite", (x * torch.inf, y, logits)),
-        ("logits must not hold NaN", (x, y, logits * torch.nan)),
-        (r"logits must be \[N, C\]", (x, y, logits[:, 1:])),
-        ("labels must be in", (x, y + 1)),
+        ("features holds NaN or infinity", (x * torch.nan, y)),
+        ("features holds NaN or infinity", (x * torch.inf, y, logits)),
+        ("logits hold NaN", (x, y, logits * torch.nan)),
+        (r"logits has shape .*; allowed: \[N, C\]", (x, y, logits[:, 1:])),
+        ("labels hold 1 ... 5; allowed: 0 ... 4", (x, y + 1)),
     ):
         with pytest.raises(ValueError, match=match):
             second.update(*arguments)
@@ -569,25 +599,25 @@ def test_bad_states_at_compute():
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="at least two classes"):
         metrics.compute()
     metrics.update(torch.tensor([[0.0, 0], [1, 0], [5, 5], [6, 6], [9, 0]]), torch.tensor([0, 0, 1, 1, 2]))
-    with pytest.raises(ValueError, match="two samples or more of each class.*one of: 2"):
+    with pytest.raises(ValueError, match="single sample of classes 2; allowed: two samples or more of each class"):
         metrics.compute()
     metrics.update(torch.tensor([[0.4, 0.0], [0.6, 0.0]]), torch.tensor([2, 2]))
-    with pytest.raises(ValueError, match=r"weight must be \[n_classes, dim\]"):
+    with pytest.raises(ValueError, match=r"weight has shape \[2, 3\]; allowed: \[C, D\] = \[3, 2\]"):
         metrics.compute(weight=torch.ones(2, 3))
     same = collapse.CollapseMetrics(2, 1)
     same.update(torch.tensor([[0.1], [0.3], [0.3], [0.1]]), torch.tensor([0, 0, 1, 1]))
-    with pytest.raises(ValueError, match="identical ones for classes 0 and 1"):
+    with pytest.raises(ValueError, match="identical class means for classes 0 and 1"):
         same.compute()
 
 
 def test_bad_construction_and_merge():
-    with pytest.raises(ValueError, match="n_classes must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="n_classes=1; allowed: a whole number of at least 2"):
         collapse.CollapseMetrics(1, 5)
-    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="dim=0; allowed: a whole number of at least 1"):
         collapse.CollapseMetrics(2, 0)
     with pytest.raises(ValueError, match="dist_sync_on_step"):
         collapse.CollapseMetrics(2, 5, dist_sync_on_step=True)
-    with pytest.raises(ValueError, match=r"\[n_classes, dim\] = \[2, 5\], got \[3, 5\]"):
+    with pytest.raises(ValueError, match=r"incoming_state is of \[n_classes, dim\] = \[3, 5\]; allowed: \[2, 5\]"):
         collapse.CollapseMetrics(2, 5).merge_state(collapse.CollapseMetrics(3, 5))
 
 

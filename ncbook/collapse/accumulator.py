@@ -33,6 +33,7 @@ through counts, means and scatter about the means, in float64, by the formula of
 """
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,9 +43,15 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from ncbook import collapse
-from ncbook._checks import describe_not_finite
-from ncbook._collapse_moments import Moments, check_batch, check_logits, raise_not_finite, raise_single_samples
+from ncbook._checks import check_whole, describe_not_finite
+
+from .batches import check_batch, float32_is_precise, rounded_to_float32
+from .covariance import nc1_of, separation_fuzziness_of, trace_ratio_of, variability_collapse_index_of
+from .geometry import check_weight, gram_to_etf, nc3_of_means
+from .moments import Moments, power_of_two
+from .pairs import cdnv_of_pairs
+from .sample import check_two_classes, describe_single_samples
+from .second_pass import SecondPass
 
 _FIRST_ROWS = 1024  # rows worked on at a time before float32 is known to do
 _BLOCK_ROWS = 4096  # and after, of a larger batch: they stay near a CPU's cores
@@ -77,11 +84,11 @@ def _merge(a: _Totals, b: _Totals) -> _Totals:
     """Chan, Golub, LeVeque: totals of two sets of samples together."""
     counts = a.counts + b.counts
     gap = b.means - a.means
-    share = b.counts / counts.clamp(min=1)
-    weight = a.counts * share  # n_a n_b / (n_a + n_b)
+    fraction = b.counts / counts.clamp(min=1)
+    weight = a.counts * fraction  # n_a n_b / (n_a + n_b)
     return _Totals(
         counts,
-        a.means + share[:, None] * gap,
+        a.means + fraction[:, None] * gap,
         a.squares + b.squares + weight * gap.square().sum(1),
         a.scatter + b.scatter + (weight[:, None] * gap).T @ gap,
     )
@@ -93,11 +100,6 @@ def _class_means(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
     return sums / counts.clamp(min=1)[:, None]
 
 
-def _float32_is_precise() -> bool:
-    """Whether products of float32 matrices are in float32, not in TF32 or bfloat16."""
-    return torch.get_float32_matmul_precision() == "highest"
-
-
 def _squares(z: Tensor, dim: int = 1) -> Tensor:
     """Sums of squares along a dimension, in float64 and without a copy of z."""
     return torch.linalg.vector_norm(z, dim=dim).double().square()
@@ -107,28 +109,21 @@ def _lower_quartile(values: Tensor) -> Tensor:
     return values.kthvalue(max(1, len(values) // 4)).values
 
 
-def _as_float32(values: Tensor) -> Tensor:
-    """Round to float32 what it has numbers for, and leave the rest: still float64."""
-    rounded = values.float().double()
-    return torch.where((values - rounded).abs() <= 2**-23 * values.abs(), rounded, values)
-
-
 class CollapseMetrics(Metric):
     """CDNV, NC1, NC2 and their relatives in one pass over batches of features.
 
-    ``update(features, labels)`` takes features [B, D] of any float dtype (half and bfloat16 are summed in
-    float32, float64 in float64) and integer labels [B] in 0 ... n_classes - 1, in any order, on any device
-    the labels; features lie where the metric is (``metric.to(device)``). ``compute()`` gives a dict of 0-d
-    float64 tensors: cdnv, nc1, nc2, min_distance, trace_ratio, variability_collapse_index,
-    separation_fuzziness, each defined in `ncbook.collapse` under its name; and nc3 by ``compute(weight=W)``,
-    W [n_classes, D]. Classes without a sample so far are left out, with a warning; a class with a single
-    sample is an error there, as in the functions.
+    ``update(features, labels)`` takes features [B, D] of any float dtype (half and bfloat16 count as float32) and
+    integer labels [B] in 0 ... n_classes - 1, in any order, the labels on any device; features lie where the metric is
+    (``metric.to(device)``). ``compute()`` gives a dict of 0-d float64 tensors: cdnv, nc1, nc2, min_distance,
+    trace_ratio, variability_collapse_index, separation_fuzziness, each defined in `ncbook.collapse` under its name; and
+    nc3 by ``compute(weight=W)``, W [n_classes, D]. Classes without a sample so far are left out, with a warning; a
+    class with a single sample is an error there, as in the functions.
 
     Directional CDNV and NC4 need the final means: ``second_pass()`` gives a metric for them.
 
-    ``forward`` returns the values of the batch alone, each NaN where the batch has too few samples of some
-    class. Processes are synchronised in ``compute`` and ``second_pass`` as with every torchmetrics metric;
-    states are in the ``state_dict``. MPS has no float64: keep the metric on the CPU there.
+    ``forward`` returns the values of the batch alone, each NaN where the batch has too few samples of some class.
+    Processes are synchronized in ``compute`` and ``second_pass`` as with every torchmetrics metric; states are in the
+    ``state_dict``. MPS has no float64: keep the metric on the CPU there.
 
     Args:
         n_classes: Number of classes, at least 2.
@@ -136,10 +131,13 @@ class CollapseMetrics(Metric):
         **kwargs: Of `torchmetrics.Metric` (``process_group``, ``sync_on_compute``, ...).
 
     Raises:
-        TypeError, ValueError: From ``update``, which then leaves the metric as it was (or, in a batch of more
-        than
-            8192 rows, adds the blocks before the faulty one): features not finite or not [B, dim], labels not
-            [B] or out of range. From ``compute``: as from the functions of `ncbook.collapse`.
+        TypeError, ValueError: From ``update``, which then leaves the metric as it was (or, in a batch of more than 1024
+            rows, with the blocks before the faulty one): features not finite or not [B, dim], labels not [B] or out of
+            range. From ``compute``: as from the functions of `ncbook.collapse`.
+
+    Reference:
+        Chan, Golub, LeVeque, "Algorithms for computing the sample variance", The American Statistician 1983, for sums
+        about references and for merging; the metrics' sources stand with the functions.
 
     Example:
         >>> metrics = CollapseMetrics(n_classes=2, dim=1)
@@ -162,10 +160,9 @@ class CollapseMetrics(Metric):
 
     def __init__(self, n_classes: int, dim: int, **kwargs: Any):
         for name, value, least in (("n_classes", n_classes, 2), ("dim", dim, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+            check_whole(name, value, least)
         if kwargs.get("dist_sync_on_step"):
-            raise ValueError("dist_sync_on_step must be False: forward looks at this process's batch")
+            raise ValueError("dist_sync_on_step=True; allowed: False, since forward looks at this process's batch")
         super().__init__(compute_with_cache=False, **kwargs)  # compute depends on the weight that it is given
         self.n_classes, self.dim = n_classes, dim
         for name, shape in (
@@ -181,7 +178,7 @@ class CollapseMetrics(Metric):
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch of features [B, D] with labels [B]."""
-        labels = _check(features, labels, self.n_classes, self.dim, self.counts.device)
+        labels = check_batch(features, labels, self.n_classes, self.dim, self.counts.device)
         most = _BLOCK_ROWS if features.device.type == "cpu" else _BLOCK_ROWS_GPU
         features, start = features.detach(), 0
         while start < len(features):
@@ -195,7 +192,7 @@ class CollapseMetrics(Metric):
     def _add(self, x: Tensor, y: Tensor) -> None:
         references, moved = self._references_for(x, y)
         in_float32 = (
-            x.dtype == torch.float32 and len(x) >= _LEAST_ROWS and self._far is not None and _float32_is_precise()
+            x.dtype == torch.float32 and len(x) >= _LEAST_ROWS and self._far is not None and float32_is_precise()
         )
         z = self._shifted(x, y, references, torch.float32 if in_float32 else torch.float64)
         squares = _squares(z)
@@ -239,7 +236,7 @@ class CollapseMetrics(Metric):
             return self.references, False
         of_new = new[y]
         means = _class_means(x[of_new].double(), y[of_new], here)
-        return torch.where(new[:, None], _as_float32(means), self.references), moved
+        return torch.where(new[:, None], rounded_to_float32(means), self.references), moved
 
     def _shifted(self, x: Tensor, y: Tensor, references: Tensor, dtype: torch.dtype) -> Tensor:
         """Return z = x - r [n, D]; float32 in memory that is kept: fresh memory costs more than what is written."""
@@ -280,7 +277,7 @@ class CollapseMetrics(Metric):
         spread = _lower_quartile(_squares(z - offsets[y]))
         away = (totals.means - self.references - offsets).square().sum(1) > 16 * spread / here.clamp(min=1)
         centers = torch.where((away & (here >= 8))[:, None], self.references + offsets, totals.means)
-        references = _as_float32(centers)
+        references = rounded_to_float32(centers)
         z += (self.references - references)[y]
         self._load(totals, references)
         squares = _lower_quartile(_squares(z))
@@ -317,7 +314,7 @@ class CollapseMetrics(Metric):
     def _load(self, totals: _Totals, references: Tensor | None = None) -> None:
         """Set the state to these totals, about these references, or else about the means."""
         self.counts = totals.counts
-        self.references = _as_float32(totals.means) if references is None else references
+        self.references = rounded_to_float32(totals.means) if references is None else references
         offsets = totals.means - self.references
         self.sums = totals.counts[:, None] * offsets
         self.squares = totals.squares + (self.sums * offsets).sum(1)
@@ -328,20 +325,27 @@ class CollapseMetrics(Metric):
         classes = torch.arange(self.n_classes, device=counts.device)
         seen = counts > 0
         missing, single = torch.stack([(~seen).sum(), (counts == 1).sum()]).tolist()
-        if missing > self.n_classes - 2:
-            raise ValueError(f"labels must hold at least two classes, got {classes[seen].tolist()}")
+        check_two_classes(classes[seen])
         if missing:
             warnings.warn(f"{missing} of {self.n_classes} classes have no sample: left out", stacklevel=2)
             classes, counts, means, squares = (v[seen] for v in (classes, counts, means, squares))
         if single:
-            raise_single_samples(classes, counts)
-        within = scatter / counts.sum()
+            raise ValueError(describe_single_samples(classes, counts))
+        between, total = torch.stack([(means - means.mean(0)).abs().max(), squares.sum()]).tolist()
+        if not between + total < math.inf or (0 < between < 2.0**-400 and total < 1e-300):
+            raise ValueError(
+                f"features have class means up to {between:g} apart and a sum of squares about them of {total:g}; "
+                "allowed: a scale at which squares are numbers of full precision"
+            )
+        unit = power_of_two(between, torch.float64)
+        within = scatter / counts.sum() * unit * unit
         return Moments(
             classes,
             counts,
-            means,
-            squares / counts,
+            means * unit,
+            squares / counts * unit * unit,
             lambda directions: within if directions is None else directions @ within @ directions.T,
+            unit=unit,
             resolution=torch.finfo(torch.float32).eps,
         )
 
@@ -349,20 +353,18 @@ class CollapseMetrics(Metric):
         """Metrics of all samples so far, 0-d float64 tensors; with nc3 if W [n_classes, D] is given."""
         moments = self._moments()
         values = {
-            "cdnv": collapse.cdnv_of_pairs(moments).mean(),
-            "nc1": collapse.nc1_of(moments),
-            "nc2": collapse.gram_to_etf(moments.gram),
-            "min_distance": moments.distances.min(),
-            "trace_ratio": collapse.trace_ratio_of(moments),
-            "variability_collapse_index": collapse.variability_collapse_index_of(moments),
-            "separation_fuzziness": collapse.separation_fuzziness_of(moments),
+            "cdnv": cdnv_of_pairs(moments).mean(),
+            "nc1": nc1_of(moments),
+            "nc2": gram_to_etf(moments.gram),
+            "min_distance": moments.distances.min() / moments.unit,
+            "trace_ratio": trace_ratio_of(moments),
+            "variability_collapse_index": variability_collapse_index_of(moments),
+            "separation_fuzziness": separation_fuzziness_of(moments),
         }
         if weight is not None:
-            if weight.shape != (self.n_classes, self.dim):
-                expected = [self.n_classes, self.dim]
-                raise ValueError(f"weight must be [n_classes, dim] = {expected}, got {list(weight.shape)}")
+            check_weight(weight, (self.n_classes, self.dim))
             weight = weight.detach().to(moments.means.device)[moments.classes]
-            values["nc3"] = collapse.nc3_of_means(moments.means, weight)
+            values["nc3"] = nc3_of_means(moments.means, weight)
         return values
 
     def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -415,136 +417,10 @@ class CollapseMetrics(Metric):
         incoming = {name: value.to(self.counts.device) for name, value in incoming_state.items()}
         if incoming["sums"].shape != self.sums.shape:
             mine, other = list(self.sums.shape), list(incoming["sums"].shape)
-            raise ValueError(f"incoming_state must be of [n_classes, dim] = {mine}, got {other}")
+            raise ValueError(f"incoming_state is of [n_classes, dim] = {other}; allowed: {mine}")
         self._load(_merge(self._totals(), self._totals(incoming)))
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
         group = process_group or self.process_group
         gathered = [dist_sync_fn(part.contiguous(), group=group) for part in self._totals()]  # [4][processes]
         self._load(functools.reduce(_merge, map(_Totals, *gathered)))
-
-
-class SecondPass(Metric):
-    """Directional CDNV and NC4 about fixed class means: made by `CollapseMetrics.second_pass`.
-
-    ``update(features, labels, logits=None)`` takes the same samples again, in any batches, and for NC4 the
-    logits [B, n_classes], of which only the columns of classes seen in the first pass count. ``compute()``
-    gives a dict of 0-d float64 tensors: "directional_cdnv", unless switched off, and "nc4", a share of the
-    samples that came with logits.
-
-    Args:
-        moments: Of the first pass.
-        n_classes: Number of classes, seen or not.
-        directional: Whether to measure the directional CDNV; NC4 alone takes less time.
-        **kwargs: Of `torchmetrics.Metric`.
-
-    Raises:
-        TypeError, ValueError: From ``update``: as in the first pass; if a label was not seen there; if logits
-        are
-            not [B, n_classes] or hold NaN. From ``compute``: if two classes have identical means.
-    """
-
-    full_state_update = False
-    higher_is_better = False
-    is_differentiable = False
-
-    # The first pass, as buffers: they move with the metric.
-    classes: Tensor  # [C] the labels seen
-    class_counts: Tensor  # [C]
-    means: Tensor  # [C, D] float64
-    variances: Tensor  # [C]
-    # States, sums over the samples.
-    scatter: Tensor  # [C, C] float64, over class i the sum of ((x - reference_i) . (mean_j - mean_i))²
-    counts: Tensor  # [C] float64
-    decided: Tensor  # [] int64, samples that came with logits
-    differing: Tensor  # [] int64, those of them that the nearest mean decides differently
-
-    def __init__(self, moments: Moments, n_classes: int, *, directional: bool = True, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.n_classes, self.directional = n_classes, directional
-        for name, buffer in (
-            ("classes", moments.classes),
-            ("class_counts", moments.counts),
-            ("means", moments.means),
-            ("variances", moments.variances),
-        ):
-            self.register_buffer(name, buffer.clone())
-        n_seen = len(moments.classes)
-        for name, shape, dtype in (
-            ("scatter", (n_seen, n_seen), torch.float64),
-            ("counts", (n_seen,), torch.float64),
-            ("decided", (), torch.int64),
-            ("differing", (), torch.int64),
-        ):
-            zeros = torch.zeros(shape, dtype=dtype, device=moments.means.device)
-            self.add_state(name, zeros, dist_reduce_fx="sum", persistent=True)
-
-    def update(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> None:
-        """Add a batch of features [B, D] with labels [B], and for NC4 with logits [B, n_classes]."""
-        labels = _check(features, labels, self.n_classes, self.means.shape[1], self.means.device)
-        if logits is not None:
-            check_logits(logits, len(features), self.n_classes)
-            logits = logits.detach().to(features.device)
-        if len(self.classes) < self.n_classes:
-            known = torch.isin(labels, self.classes)
-            if not known.all():
-                unseen = labels[~known][0].item()
-                raise ValueError(f"labels must be of classes seen in the first pass, got {unseen}")
-            labels = torch.searchsorted(self.classes, labels)
-            logits = logits[:, self.classes] if logits is not None else None
-        for start in range(0, len(features), _BLOCK_ROWS_GPU):
-            block = slice(start, start + _BLOCK_ROWS_GPU)
-            x = features.detach()[block]
-            x = x.float() if x.dtype != torch.float64 and _float32_is_precise() else x.double()
-            if logits is not None:
-                centre = self.means.mean(0).float()
-                centred = (self.means - centre).to(x.dtype)
-                differing = collapse.disagreements(x, centred, centre.to(x.dtype), logits[block])
-            if self.directional:
-                y = labels[block]
-                centred = (self.means - self.means.mean(0)).to(x.dtype)
-                residuals = x - self.means.float().index_select(0, y)
-                with torch.autocast(x.device.type, enabled=False):
-                    scatter = collapse.scatter_towards_means(residuals, y, centred)
-                if not scatter.sum().isfinite():
-                    raise_not_finite(x)
-                self.scatter += scatter
-                self.counts += torch.bincount(y, minlength=len(self.counts))
-            if logits is not None:
-                self.differing += differing
-                self.decided += len(x)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Directional CDNV and, if logits came, NC4 of all samples so far."""
-        values = {}
-        if self.directional:
-            if (self.counts == 0).any():
-                missing = self.classes[self.counts == 0].tolist()
-                raise ValueError(f"features must be of all classes of the first pass, not yet seen: {missing}")
-            moments = Moments(self.classes, self.class_counts, self.means, self.variances, within=None)
-            # Residuals were taken from rounded means, so they have a mean: the rounding error.
-            centred = self.means - self.means.mean(0)
-            along = (self.means - self.means.float()) @ centred.T  # [C, C]
-            bias = along - along.diagonal()[:, None]
-            variances = (self.scatter / self.counts[:, None] - bias.square()).clamp(min=0)
-            values["directional_cdnv"] = collapse.mean_off_diagonal(
-                collapse.directional_cdnv_of_pairs(moments, variances)
-            )
-        if self.decided:
-            values["nc4"] = self.differing.double() / self.decided
-        return values
-
-
-def _check(features: Tensor, labels: Tensor, n_classes: int, dim: int, device: torch.device) -> Tensor:
-    """The labels, int64 and on the device of the features; raises if either is not what ``update`` takes."""
-    check_batch(features, labels)
-    if features.shape[1] != dim:
-        raise ValueError(f"features must be [N, dim] = [N, {dim}], got {list(features.shape)}")
-    if features.device != device:
-        raise ValueError(f"features must be on the metric's device {device}, got {features.device}")
-    labels = labels.to(features.device, torch.int64)
-    if len(labels):
-        lowest, highest = torch.stack(labels.aminmax()).tolist()
-        if lowest < 0 or highest >= n_classes:
-            raise ValueError(f"labels must be in 0 ... {n_classes - 1}, got {lowest} ... {highest}")
-    return labels
