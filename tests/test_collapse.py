@@ -331,8 +331,8 @@ def test_variability_collapse_index_does_not_cancel(variance):
         torch.testing.assert_close(collapse.variability_collapse_index(x, y), expected, rtol=1e-6, atol=0)
 
 
-def exact_vci(x, y):
-    """Definition, in 60 digits; units that do not vary at all are left out."""
+def exact(x, y):
+    """VCI and NC1 by their definitions, in 60 digits; units that do not vary at all are left out."""
     mpmath.mp.dps = 60
     rows = [[mpmath.mpf(float(v)) for v in row] for row in x[:, (x != x[0]).any(0)]]
     dim, classes = len(rows[0]), y.unique().tolist()
@@ -350,10 +350,13 @@ def exact_vci(x, y):
     ]
     center = mean(means)
     between = covariance([[a - b for a, b in zip(m, center, strict=True)] for m in means]) / len(classes)
-    total = covariance(residuals) / len(rows) + between
-    product = mpmath.inverse(total) * between
-    rank = sum(bool(s > 1e-25 * mpmath.mnorm(between)) for s in mpmath.svd_r(between, compute_uv=False))
-    return float(1 - sum(product[k, k] for k in range(dim)) / rank)
+    within = covariance(residuals) / len(rows)
+    values, vectors = mpmath.eigsy(between)
+    kept = [k for k in range(dim) if values[k] > 1e-25 * max(values)]
+    explained = mpmath.inverse(within + between) * between
+    vci = 1 - sum(explained[k, k] for k in range(dim)) / len(kept)
+    along = vectors.T * within * vectors
+    return float(vci), float(sum(along[k, k] / values[k] for k in kept) / len(classes))
 
 
 @pytest.mark.parametrize("dead", [0, 3])
@@ -365,11 +368,11 @@ def test_variability_collapse_index_near_collapse_with_dead_units(spread, n_clas
     means = torch.randn(n_classes, 5, generator=generator, dtype=torch.float64)
     x = means[y] + spread * torch.randn(len(y), 5, generator=generator, dtype=torch.float64)
     x = torch.cat([torch.full((len(y), dead), 0.3, dtype=x.dtype), x], 1)
-    expected = pytest.approx(exact_vci(x, y), rel=1e-5, abs=1e-22)
+    expected = pytest.approx(exact(x, y)[0], rel=1e-5, abs=1e-22)
     assert float(collapse.variability_collapse_index(x, y)) == expected
     metrics = collapse.CollapseMetrics(n_classes, x.shape[1])
     metrics.update(x, y)
-    assert float(metrics.compute()["variability_collapse_index"]) == pytest.approx(exact_vci(x, y), rel=1e-2, abs=1e-14)
+    assert float(metrics.compute()["variability_collapse_index"]) == pytest.approx(exact(x, y)[0], rel=1e-2, abs=1e-14)
 
 
 @pytest.mark.parametrize("dead", [0, 2])
@@ -383,7 +386,7 @@ def test_class_means_on_a_line(spread, n_classes, dead):
     x = (places[:, None] * torch.tensor([1.0, 2, 0, -1, 0.5, 0]))[:, None] + steps
     x, y = x.flatten(0, 1), places.long().repeat_interleave(len(steps))
     x = torch.cat([x, torch.full((len(x), dead), 0.25, dtype=x.dtype)], 1)
-    expected = exact_vci(x, y)
+    expected = exact(x, y)[0]
     assert float(collapse.variability_collapse_index(x, y)) == pytest.approx(expected, rel=1e-5, abs=1e-18)
     metrics = collapse.CollapseMetrics(n_classes, x.shape[1])
     metrics.update(x, y)
@@ -392,6 +395,24 @@ def test_class_means_on_a_line(spread, n_classes, dead):
     assert float(values["nc1"]) == pytest.approx(float(collapse.nc1(x, y)), rel=1e-6)
     line = x[:, :6] @ torch.tensor([1.0, 2, 0, -1, 0.5, 0], dtype=x.dtype)[:, None]
     assert float(collapse.nc1(x, y)) == pytest.approx(float(collapse.nc1(line, y)), rel=1e-9)
+
+
+@pytest.mark.parametrize("n_classes", [4, 7, 12], ids="C={}".format)
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-6, 1e-7])
+def test_class_means_nearly_on_a_line(spread, n_classes):
+    generator = torch.Generator().manual_seed(5)
+    y = torch.arange(n_classes).repeat(10)
+    direction = torch.randn(8, generator=generator, dtype=torch.float64)
+    x = torch.randn(n_classes, 1, generator=generator, dtype=torch.float64)[y] * direction + 3
+    x += spread * torch.randn(len(y), 8, generator=generator, dtype=torch.float64)
+    vci, nc1 = exact(x, y)
+    assert float(collapse.nc1(x, y)) == pytest.approx(nc1, rel=1e-6)
+    assert float(collapse.separation_fuzziness(x, y)) == pytest.approx(n_classes * nc1, rel=1e-6)
+    assert float(collapse.variability_collapse_index(x, y)) == pytest.approx(vci, rel=1e-5)
+    metrics = collapse.CollapseMetrics(n_classes, 8)
+    metrics.update(x, y)
+    assert float(metrics.compute()["nc1"]) == pytest.approx(nc1, rel=1e-5)
+    assert float(metrics.compute()["variability_collapse_index"]) == pytest.approx(vci, rel=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "exponent"), [(torch.float32, 99), (torch.float64, 260), (torch.float64, 498)])

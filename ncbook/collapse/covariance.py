@@ -124,7 +124,8 @@ def variability_collapse_index(features: Tensor, labels: Tensor) -> Tensor:
     The rank is min(C - 1, D), less where class means are linearly dependent beyond that (dead units).
 
     Args:
-        features: [N, D]. With D >= N - 1, samples in general position give 0 whatever the classes are.
+        features: [N, D]. With D >= N - 1, samples in general position give 0 whatever the classes are. Where S_W is
+            singular and class means differ along some direction by less than 1e-7 of their distances, rounding decides.
         labels: [N].
 
     Returns:
@@ -155,26 +156,25 @@ def variability_collapse_index_of(moments: Moments) -> Tensor:
     between, within = moments.between, moments.within(None)
     rows, rank = between.rows, between.rank
     n_classes, dim = rows.shape
-    if between.by_class and rank == n_classes - 1:
+    if between.by_class and between.inverse is not None:
         factor = cholesky_if_regular(within)
         if factor is not None:  # Q^-1 = R S_W^-1 R^T, whose null direction sqrt(w) gets the eigenvalue `filled`
             inverse = rows @ torch.cholesky_solve(rows.T, factor)
             filled = inverse.detach().trace() / rank
             identity = torch.eye(n_classes, dtype=rows.dtype, device=rows.device)
             return (torch.linalg.inv(identity + inverse + filled / n_classes).trace() - 1 / (1 + filled)) / rank
-    if between.by_class:
-        to_rows = between.inverse @ rows  # [C, D], of R R^T's pseudo-inverse: R^T to_rows projects on V
-        along = rows.T @ to_rows
+    if not between.by_class and between.inverse is not None:  # V is the whole space
+        ratio = between.inverse @ within
     else:
-        along = between.inverse @ (rows.T @ rows)
-    unexplained = within
-    if rank < dim:
-        across = within - within @ along  # S_W (I - P)
-        both = across - along.T @ across
-        # Variances at the rounding level of S_W count as none.
-        floor = torch.finfo(within.dtype).eps * dim * float(within.detach().diagonal().max())
-        inverse = torch.linalg.pinv((both + both.T) / 2, atol=floor, rtol=0.0, hermitian=True)
-        unexplained = within - across @ inverse @ across.T
-    ratio = to_rows @ unexplained @ to_rows.T if between.by_class else between.inverse @ unexplained
+        to_rows = between.inverse_rows  # R^T to_rows projects on V
+        if rank < dim:
+            beyond = torch.eye(dim, dtype=rows.dtype, device=rows.device) - rows.T @ to_rows
+            across = within @ beyond
+            both = beyond.T @ across
+            # Variances at the rounding level of S_W count as none.
+            floor = torch.finfo(within.dtype).eps * dim * float(within.detach().diagonal().max())
+            inverse = torch.linalg.pinv((both + both.T) / 2, atol=floor, rtol=0.0, hermitian=True)
+            within = within - across @ inverse @ across.T
+        ratio = to_rows @ within @ to_rows.T
     identity = torch.eye(len(ratio), dtype=rows.dtype, device=rows.device)
     return (torch.linalg.solve(identity + ratio, ratio).trace() / rank).clamp(0, 1)

@@ -68,13 +68,13 @@ class Between:
 
     Attributes:
         rows: R [C, D].
-        by_class: Whether what is inverted is [C, C], of the classes, or [D, D], of the features: the smaller one.
-        inverse: The pseudo-inverse of R R^T + (see below) [C, C], or of R^T R [D, D].
         rank: Of R: min(C - 1, D), less where class means are linearly dependent beyond that.
+        inverse: Of R R^T, filled up in its null direction [C, C], or of R^T R [D, D], whichever is smaller; None if
+            that is nearly singular: a product squares R's condition number, so that `inverse_rows` has to do.
     """
 
     def __init__(self, means: Tensor, weights: Tensor):
-        n_classes, dim = means.shape
+        self.means, n_classes, dim = means, *means.shape
         self.rows = weights.sqrt()[:, None] * (means - weights @ means)
         check_means_differ(self.rows, means)
         self.by_class = n_classes <= dim
@@ -85,24 +85,32 @@ class Between:
             gram = gram + gram.trace() / (n_classes - 1) * torch.outer(null, null)
         else:
             gram = self.rows.T @ self.rows
-        self.inverse, rank = pseudo_inverse(gram, max(n_classes, dim))
-        self.rank = rank - self.by_class
+        factor = cholesky_if_regular(gram)
+        self.inverse = None if factor is None else torch.cholesky_inverse(factor)
+        self.rank = min(n_classes - 1, dim) if factor is not None else self._rank_by_singular_values()
+
+    @cached_property
+    def _tolerance(self) -> float:
+        """Singular values of R that rounding alone makes: of R, and of means of many samples far from the origin."""
+        largest = max(float(self.rows.detach().norm()), float(self.means.detach().abs().max()))
+        return 1024 * torch.finfo(self.means.dtype).eps * largest
+
+    def _rank_by_singular_values(self) -> int:
+        rank = torch.linalg.matrix_rank(self.rows.detach(), atol=self._tolerance, rtol=0.0)
+        return min(int(rank), len(self.rows) - 1)
+
+    @cached_property
+    def inverse_rows(self) -> Tensor:
+        """[C, D] the transposed pseudo-inverse of R, from its singular values."""
+        return torch.linalg.pinv(self.rows, atol=self._tolerance, rtol=0.0).T
 
     def trace_of_inverse_with(self, within: Callable[[Tensor | None], Tensor]) -> Tensor:
         """tr(S_W (R^T R)^+)."""
-        if self.by_class:  # (R^T R)^+ = R^T (R R^T)^+ (R R^T)^+ R
+        if self.inverse is None:
+            return within(self.inverse_rows).trace()
+        if self.by_class:  # (R^T R)^+ = R^T (R R^T)^-1 (R R^T)^-1 R
             return ((self.inverse @ within(self.rows)) * self.inverse).sum()
         return (within(None) * self.inverse).sum()
-
-
-def pseudo_inverse(psd: Tensor, long_side: int) -> tuple[Tensor, int]:
-    """(Pseudo-inverse, rank) of a positive semi-definite matrix, made of sums of long_side products."""
-    factor = cholesky_if_regular(psd)
-    if factor is not None:
-        return torch.cholesky_inverse(factor), len(psd)
-    tolerance = torch.finfo(psd.dtype).eps * long_side
-    rank = torch.linalg.matrix_rank(psd.detach(), rtol=tolerance, hermitian=True)
-    return torch.linalg.pinv(psd, rtol=tolerance, hermitian=True), int(rank)
 
 
 def cholesky_if_regular(psd: Tensor) -> Tensor | None:
