@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -50,9 +51,9 @@ def reference(x, y, weight=None, logits=None):
     covariances = [np.cov(x[y == c].T, bias=True).reshape(dim, dim) for c in classes]
     sizes = np.array([(y == c).sum() for c in classes])
     variances = np.array([np.trace(s) for s in covariances])
-    centred = means - means.mean(0)
+    centered = means - means.mean(0)
     s_w = sum(m * s for m, s in zip(sizes, covariances, strict=True)) / n
-    s_b = centred.T @ centred / n_classes
+    s_b = centered.T @ centered / n_classes
     weighted = means - sizes @ means / n
     ss_b = (weighted.T * sizes) @ weighted / n
 
@@ -73,8 +74,8 @@ def reference(x, y, weight=None, logits=None):
                 de_biased[i, j] = s2.sum() / 2 / (d2 - (s2 / sizes[[i, j]]).sum())
     distances = [np.linalg.norm(a - b) for k, a in enumerate(means) for b in means[:k]]
     etf = (np.eye(n_classes) - 1 / n_classes) / np.sqrt(n_classes - 1)
-    lengths = np.linalg.norm(centred, axis=1)
-    directions = centred / lengths[:, None]
+    lengths = np.linalg.norm(centered, axis=1)
+    directions = centered / lengths[:, None]
 
     def to_etf(h):
         return np.linalg.norm(h @ h.T / np.linalg.norm(h @ h.T) - etf)
@@ -91,16 +92,16 @@ def reference(x, y, weight=None, logits=None):
         "variability_collapse_index": 1 - np.trace(pinv(s_w + s_b) @ s_b) / rank,
         "separation_fuzziness": np.trace(s_w @ pinv(ss_b, rank)),
         "min_distance": min(distances),
-        "min_distance_normalised": min(distances) / lengths.mean(),
-        "nc2": to_etf(centred),
-        "nc2_uncentred": to_etf(means),
-        "nc2_normalised": to_etf(directions),
+        "min_distance_normalized": min(distances) / lengths.mean(),
+        "nc2": to_etf(centered),
+        "nc2_uncentered": to_etf(means),
+        "nc2_normalized": to_etf(directions),
         "nc2_equinorm": lengths.std() / lengths.mean(),
         "nc2_equiangularity": np.abs(cosines + 1 / (n_classes - 1)).mean(),
     }
     if weight is not None:
         w = weight.double().numpy()
-        values["nc3"] = np.linalg.norm(w / np.linalg.norm(w) - centred / np.linalg.norm(centred))
+        values["nc3"] = np.linalg.norm(w / np.linalg.norm(w) - centered / np.linalg.norm(centered))
     if logits is not None:
         nearest = np.linalg.norm(x[:, None] - means, axis=2).argmin(1)
         values["nc4"] = (logits.numpy().argmax(1) != nearest).mean()
@@ -108,7 +109,7 @@ def reference(x, y, weight=None, logits=None):
 
 
 def simplex(n_classes, dim, gap=1.0, seed=0):
-    """[C, dim] an ETF: centred, at distance gap from each other, turned at random."""
+    """[C, dim] an ETF: centered, at distance gap from each other, turned at random."""
     rotation, _ = torch.linalg.qr(
         torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     )
@@ -139,7 +140,7 @@ def test_numpy_reference(n_classes, dim):
     ours = {f.__name__: f(x, y) for f in PLAIN_METRICS}
     ours |= {f"nc2_{v}": collapse.nc2(x, y, variant=v) for v in collapse.NC2_VARIANTS[1:]}
     ours["nc3"], ours["nc4"] = collapse.nc3(x, y, weight), collapse.nc4(x, y, logits)
-    ours["min_distance_normalised"] = collapse.min_distance(x, y, normalised=True)
+    ours["min_distance_normalized"] = collapse.min_distance(x, y, normalized=True)
     for name, value in ours.items():
         assert value.dtype == torch.float64
         np.testing.assert_allclose(value, expected[name], rtol=1e-9, atol=1e-10, err_msg=name)
@@ -178,7 +179,7 @@ def test_identities_of_equidistant_classes(n_classes, dim):
     for variant in collapse.NC2_VARIANTS:
         assert collapse.nc2(x, y, variant=variant) < 1e-7, variant
     etf_ratio = (2 * n_classes / (n_classes - 1)) ** 0.5
-    assert float(collapse.min_distance(x, y, normalised=True)) == pytest.approx(etf_ratio)
+    assert float(collapse.min_distance(x, y, normalized=True)) == pytest.approx(etf_ratio)
     assert collapse.nc3(x, y, 5 * simplex(n_classes, dim)) < 1e-12
 
 
@@ -198,9 +199,9 @@ def test_nc2_of_means_with_one_cosine(cosine):
     values, vectors = torch.linalg.eigh(gram)
     means = vectors * values.clamp(min=0).sqrt()
     squared = 2 - 2 * (1 - cosine) * (n - 1) ** 0.5 / (n * (1 + (n - 1) * cosine**2)) ** 0.5
-    ours = collapse.nc2(means, torch.arange(n), variant="uncentred")
+    ours = collapse.nc2(means, torch.arange(n), variant="uncentered")
     assert float(ours) == pytest.approx(max(squared, 0) ** 0.5, abs=1e-7)
-    assert collapse.nc2(means, torch.arange(n)) < 1e-7  # once centred, equal angles are an ETF
+    assert collapse.nc2(means, torch.arange(n)) < 1e-7  # once centered, equal angles are an ETF
 
 
 def test_dead_units_take_no_part():
@@ -252,7 +253,7 @@ def test_scale_changes_the_distance_alone(shape, scale):
     x, y = sample(n_classes, dim=dim, seed=seed)
     assert_same([*VARIANCE_METRICS, collapse.nc2], (x, y), (scale * x, y))
     torch.testing.assert_close(collapse.min_distance(scale * x, y), scale * collapse.min_distance(x, y))
-    assert_same([lambda a, b: collapse.min_distance(a, b, normalised=True)], (x, y), (scale * x, y))
+    assert_same([lambda a, b: collapse.min_distance(a, b, normalized=True)], (x, y), (scale * x, y))
 
 
 @examples
@@ -294,8 +295,8 @@ def test_ranges(shape):
     n_classes, dim, seed = shape
     x, y = sample(n_classes, dim=dim, seed=seed, spread=2.0)
     assert 0 <= collapse.variability_collapse_index(x, y) <= 1
-    assert collapse.min_distance(x, y, normalised=True) <= (2 * n_classes / (n_classes - 1)) ** 0.5 + 1e-9
-    for variant in ("centred", "uncentred", "normalised"):
+    assert collapse.min_distance(x, y, normalized=True) <= (2 * n_classes / (n_classes - 1)) ** 0.5 + 1e-9
+    for variant in ("centered", "uncentered", "normalized"):
         assert 0 <= collapse.nc2(x, y, variant=variant) <= 2**0.5 + 1e-9
     assert collapse.nc2(x, y, variant="equiangularity") <= n_classes / (n_classes - 1)
     matrix, directional = collapse.cdnv_matrix(x, y), collapse.directional_cdnv_matrix(x, y)
@@ -324,10 +325,127 @@ def test_variability_collapse_index_does_not_cancel(variance):
     for means in (simplex(4, 9), simplex(4, 4)[:, :3] * 2 + 1):
         x, y = isotropic_around(means, variance)
         n_classes, dim = means.shape
-        centred = means - means.mean(0)
-        between = torch.linalg.eigvalsh(centred.T @ centred / n_classes)[-3:]  # rank 3
+        centered = means - means.mean(0)
+        between = torch.linalg.eigvalsh(centered.T @ centered / n_classes)[-3:]  # rank 3
         expected = (variance / dim / (variance / dim + between)).mean()
         torch.testing.assert_close(collapse.variability_collapse_index(x, y), expected, rtol=1e-6, atol=0)
+
+
+def exact(x, y):
+    """VCI and NC1 by their definitions, in 60 digits; units that do not vary at all are left out."""
+    mpmath.mp.dps = 60
+    rows = [[mpmath.mpf(float(v)) for v in row] for row in x[:, (x != x[0]).any(0)]]
+    dim, classes = len(rows[0]), y.unique().tolist()
+
+    def mean(vectors):
+        return [mpmath.fsum(column) / len(vectors) for column in zip(*vectors, strict=True)]
+
+    def covariance(vectors):
+        return mpmath.matrix([[mpmath.fsum(v[a] * v[b] for v in vectors) for b in range(dim)] for a in range(dim)])
+
+    of_class = [[row for row, label in zip(rows, y.tolist(), strict=True) if label == c] for c in classes]
+    means = [mean(members) for members in of_class]
+    residuals = [
+        [a - b for a, b in zip(row, m, strict=True)] for m, part in zip(means, of_class, strict=True) for row in part
+    ]
+    center = mean(means)
+    between = covariance([[a - b for a, b in zip(m, center, strict=True)] for m in means]) / len(classes)
+    within = covariance(residuals) / len(rows)
+    values, vectors = mpmath.eigsy(between)
+    kept = [k for k in range(dim) if values[k] > 1e-25 * max(values)]
+    explained = mpmath.inverse(within + between) * between
+    vci = 1 - sum(explained[k, k] for k in range(dim)) / len(kept)
+    along = vectors.T * within * vectors
+    return float(vci), float(sum(along[k, k] / values[k] for k in kept) / len(classes))
+
+
+@pytest.mark.parametrize("dead", [0, 3])
+@pytest.mark.parametrize("n_classes", [3, 8], ids="C={}".format)
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-6, 1e-8])
+def test_variability_collapse_index_near_collapse_with_dead_units(spread, n_classes, dead):
+    generator = torch.Generator().manual_seed(3)
+    y = torch.arange(n_classes).repeat(12)
+    means = torch.randn(n_classes, 5, generator=generator, dtype=torch.float64)
+    x = means[y] + spread * torch.randn(len(y), 5, generator=generator, dtype=torch.float64)
+    x = torch.cat([torch.full((len(y), dead), 0.3, dtype=x.dtype), x], 1)
+    expected = pytest.approx(exact(x, y)[0], rel=1e-5, abs=1e-22)
+    assert float(collapse.variability_collapse_index(x, y)) == expected
+    metrics = collapse.CollapseMetrics(n_classes, x.shape[1])
+    metrics.update(x, y)
+    assert float(metrics.compute()["variability_collapse_index"]) == pytest.approx(exact(x, y)[0], rel=1e-2, abs=1e-14)
+
+
+@pytest.mark.parametrize("dead", [0, 2])
+@pytest.mark.parametrize("n_classes", [4, 9], ids="C={}".format)
+@pytest.mark.parametrize("spread", [1.0, 1e-4, 1e-7])
+def test_class_means_on_a_line(spread, n_classes, dead):
+    generator = torch.Generator().manual_seed(4)
+    steps = torch.randn(20, 6, generator=generator, dtype=torch.float64).mul(64).round() / 64 * spread
+    steps = torch.cat([steps, -steps])  # the mean of a class is where it is put
+    places = torch.arange(n_classes, dtype=torch.float64)
+    x = (places[:, None] * torch.tensor([1.0, 2, 0, -1, 0.5, 0]))[:, None] + steps
+    x, y = x.flatten(0, 1), places.long().repeat_interleave(len(steps))
+    x = torch.cat([x, torch.full((len(x), dead), 0.25, dtype=x.dtype)], 1)
+    expected = exact(x, y)[0]
+    assert float(collapse.variability_collapse_index(x, y)) == pytest.approx(expected, rel=1e-5, abs=1e-18)
+    metrics = collapse.CollapseMetrics(n_classes, x.shape[1])
+    metrics.update(x, y)
+    values = metrics.compute()
+    assert float(values["variability_collapse_index"]) == pytest.approx(expected, rel=1e-2, abs=1e-14)
+    assert float(values["nc1"]) == pytest.approx(float(collapse.nc1(x, y)), rel=1e-6)
+    line = x[:, :6] @ torch.tensor([1.0, 2, 0, -1, 0.5, 0], dtype=x.dtype)[:, None]
+    assert float(collapse.nc1(x, y)) == pytest.approx(float(collapse.nc1(line, y)), rel=1e-9)
+
+
+@pytest.mark.parametrize("n_classes", [4, 7, 12], ids="C={}".format)
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-6, 1e-7])
+def test_class_means_nearly_on_a_line(spread, n_classes):
+    generator = torch.Generator().manual_seed(5)
+    y = torch.arange(n_classes).repeat(10)
+    direction = torch.randn(8, generator=generator, dtype=torch.float64)
+    x = torch.randn(n_classes, 1, generator=generator, dtype=torch.float64)[y] * direction + 3
+    x += spread * torch.randn(len(y), 8, generator=generator, dtype=torch.float64)
+    vci, nc1 = exact(x, y)
+    assert float(collapse.nc1(x, y)) == pytest.approx(nc1, rel=1e-6)
+    assert float(collapse.separation_fuzziness(x, y)) == pytest.approx(n_classes * nc1, rel=1e-6)
+    assert float(collapse.variability_collapse_index(x, y)) == pytest.approx(vci, rel=1e-5)
+    metrics = collapse.CollapseMetrics(n_classes, 8)
+    metrics.update(x, y)
+    assert float(metrics.compute()["nc1"]) == pytest.approx(nc1, rel=1e-5)
+    assert float(metrics.compute()["variability_collapse_index"]) == pytest.approx(vci, rel=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "exponent"), [(torch.float32, 99), (torch.float64, 260), (torch.float64, 498)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_extreme_scales(dtype, exponent, sign):
+    scale = 2.0 ** (sign * exponent)
+    x, y = sample(dtype=dtype)
+    weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logits = torch.randn(len(x), 5, generator=torch.Generator().manual_seed(2))
+    metrics = [*VARIANCE_METRICS, collapse.class_mean_mismatch]
+    metrics += [lambda x, y, v=v: collapse.nc2(x, y, variant=v) for v in collapse.NC2_VARIANTS]
+    metrics += [
+        lambda x, y: collapse.min_distance(x, y, normalized=True),
+        lambda x, y: collapse.cdnv(x, y, debiased=True),
+        lambda x, y: collapse.nc3(x, y, weight),
+        lambda x, y: collapse.nc4(x, y, logits),
+    ]
+    assert_same(metrics, (x, y), (scale * x, y), rtol=1e-12)
+    torch.testing.assert_close(collapse.min_distance(scale * x, y) / scale, collapse.min_distance(x, y))
+    torch.testing.assert_close(collapse.nc3(x, y, scale * weight), collapse.nc3(x, y, weight))
+    found, expected = collapse.summary(scale * x, y), collapse.summary(x, y)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name] / (scale if name == "min_distance" else 1), value)
+
+
+def test_gradients_at_extreme_scales():
+    x, y = sample()
+    for scale in (2.0**-400, 2.0**400):
+        far = (scale * x).requires_grad_()
+        near = x.clone().requires_grad_()
+        for metric in (collapse.cdnv, collapse.nc1, collapse.nc2, collapse.variability_collapse_index):
+            (gradient,), (expected,) = (torch.autograd.grad(metric(v, y), v) for v in (far, near))
+            torch.testing.assert_close(gradient * scale, expected)
 
 
 def test_debiased_cdnv_removes_the_bias_of_few_samples():
@@ -400,10 +518,10 @@ def test_noise_floor_special_cases():
     equal = floor(10, 5, 64, spectrum=torch.full((64,), 3.0))
     assert float(equal) == pytest.approx(4 * 9 / (64 - 9))
     for arguments in ((1, 5, 8), (5, 1, 8), (5, 5, 0)):
-        with pytest.raises(ValueError, match="must be at least"):
+        with pytest.raises(ValueError, match="allowed: a whole number of at least"):
             floor(*arguments)
     for bad in (torch.ones(7), -torch.ones(8), torch.zeros(8), torch.full((8,), torch.nan)):
-        with pytest.raises(ValueError, match="spectrum must"):
+        with pytest.raises(ValueError, match="spectrum h(as|olds) .*; allowed"):
             floor(3, 5, 8, spectrum=bad)
 
 
@@ -442,12 +560,12 @@ def test_gradient_is_finite_where_eigenvalues_coincide_and_units_are_dead():
 def test_cdnv_as_a_loss():
     x, y = sample(dtype=torch.float32, spread=2.0)
     x.requires_grad_()
-    optimiser = torch.optim.Adam([x], lr=0.1)
+    optimizer = torch.optim.Adam([x], lr=0.1)
     first = collapse.cdnv(x, y).item()
     for _ in range(20):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         collapse.cdnv(x, y).backward()
-        optimiser.step()
+        optimizer.step()
     assert collapse.cdnv(x, y) < first / 2
 
 
@@ -460,23 +578,23 @@ def test_bad_features_and_labels(metric):
     for bad in (torch.nan, torch.inf, -torch.inf):
         broken = x.clone()
         broken[3, 2] = bad
-        with pytest.raises(ValueError, match=r"features must be finite.*first in row 3"):
+        with pytest.raises(ValueError, match=r"features holds NaN or infinity in 1 of \d+ rows, first in row 3"):
             metric(broken, y)
-    with pytest.raises(ValueError, match=r"labels must be \[N\]"):
+    with pytest.raises(ValueError, match=r"labels has shape \[\d+\]; allowed: \[\d+\], one entry per row of features"):
         metric(x, y[:-1])
-    with pytest.raises(ValueError, match=r"labels must be \[N\]"):
+    with pytest.raises(ValueError, match=r"labels has shape \[\d+, 1\]; allowed: \[N\]"):
         metric(x, y[:, None])
-    with pytest.raises(ValueError, match=r"features must be \[N, D\].*flatten"):
+    with pytest.raises(ValueError, match=r"features has shape .*; allowed: \[N, D\].*flatten"):
         metric(x[:, :, None], y)
     with pytest.raises(ValueError, match="at least two classes"):
         metric(x, torch.zeros_like(y))
     with pytest.raises(ValueError, match="at least two classes"):
         metric(x[:0], y[:0])
-    with pytest.raises(TypeError, match="features must be of a float dtype"):
+    with pytest.raises(TypeError, match="features has dtype torch.int64; allowed: a float dtype"):
         metric(x.long(), y)
-    with pytest.raises(TypeError, match="labels must be of an integer dtype"):
+    with pytest.raises(TypeError, match="labels has dtype torch.float32; allowed: an integer dtype"):
         metric(x, y.float())
-    with pytest.raises(TypeError, match="features must be a torch.Tensor"):
+    with pytest.raises(TypeError, match="features is of type ndarray; allowed: a torch.Tensor"):
         metric(x.numpy(), y)
 
 
@@ -489,7 +607,7 @@ def test_overflow_is_not_blamed_on_nan():
 def test_single_samples_have_means_but_no_variance():
     x, y = torch.tensor([[0.0, 0], [1, 0], [5, 5]]), torch.tensor([4, 4, 9])
     for metric in VARIANCE_METRICS:
-        with pytest.raises(ValueError, match="two samples or more of each class.*one of: 9"):
+        with pytest.raises(ValueError, match="single sample of classes 9; allowed: two samples or more of each class"):
             metric(x, y)
     assert float(collapse.min_distance(x, y)) == pytest.approx((4.5**2 + 5**2) ** 0.5)
     assert collapse.nc2(x, y) < 1e-7
@@ -501,7 +619,7 @@ def test_identical_means():
     x = torch.tensor([[0.1], [0.3], [0.3], [0.1], [5.0], [6.0]])
     y = torch.tensor([2, 2, 5, 5, 8, 8])
     for metric in (collapse.cdnv, collapse.cdnv_matrix, collapse.directional_cdnv):
-        with pytest.raises(ValueError, match="identical ones for classes 2 and 5"):
+        with pytest.raises(ValueError, match="identical class means for classes 2 and 5"):
             metric(x, y)
     assert collapse.min_distance(x, y) < 1e-15
     assert collapse.nc1(x, y).isfinite()  # the other direction is there
@@ -511,10 +629,10 @@ def test_identical_means():
         collapse.trace_ratio,
         collapse.variability_collapse_index,
         collapse.separation_fuzziness,
-        lambda x, y: collapse.min_distance(x, y, normalised=True),
+        lambda x, y: collapse.min_distance(x, y, normalized=True),
         lambda x, y: collapse.nc3(x, y, torch.ones(2, 1)),
     ):
-        with pytest.raises(ValueError, match="identical ones for all classes"):
+        with pytest.raises(ValueError, match="identical class means for all classes; allowed"):
             metric(x[:4], y[:4])
 
 
@@ -522,25 +640,29 @@ def test_bad_arguments():
     x, y = sample()
     weight, logits = torch.ones(5, 8), torch.ones(len(x), 5)
     for bad in (weight.T, weight[:4], weight[0]):
-        with pytest.raises(ValueError, match=r"weight must be \[C, D\] = \[5, 8\]"):
+        with pytest.raises(ValueError, match=r"weight has shape .*; allowed: \[C, D\] = \[5, 8\]"):
             collapse.nc3(x, y, bad)
     for bad in (0 * weight, weight * torch.nan, weight / 0):
-        with pytest.raises(ValueError, match="weight must be finite and not zero"):
+        with pytest.raises(
+            ValueError, match="weight has entries up to .*; allowed: finite numbers that are not all zero"
+        ):
             collapse.nc3(x, y, bad)
     for bad in (logits.T, logits[:-1], logits[:, :4]):
-        with pytest.raises(ValueError, match=r"logits must be \[N, C\]"):
+        with pytest.raises(ValueError, match=r"logits has shape .*; allowed: \[N, C\]"):
             collapse.nc4(x, y, bad)
-    with pytest.raises(ValueError, match="logits must not hold NaN"):
+    with pytest.raises(ValueError, match="logits hold NaN"):
         collapse.nc4(x, y, logits * torch.nan)
-    with pytest.raises(TypeError, match="logits must be a float tensor"):
+    with pytest.raises(TypeError, match="logits has dtype torch.int64; allowed: a float dtype"):
         collapse.nc4(x, y, logits.long())
-    with pytest.raises(ValueError, match="variant must be one of centred, uncentred"):
-        collapse.nc2(x, y, variant="centered")
+    with pytest.raises(
+        ValueError, match="variant='center' is unknown; did you mean 'centered'. allowed: centered, uncentered"
+    ):
+        collapse.nc2(x, y, variant="center")
     three = torch.tensor([[-1.0], [0.0], [1.0]])
-    with pytest.raises(ValueError, match="distance of class means from the global mean, got zero for 1"):
-        collapse.nc2(three, torch.arange(3), variant="normalised")
+    with pytest.raises(ValueError, match="distance of class means from the global mean, which is zero for 1; allowed"):
+        collapse.nc2(three, torch.arange(3), variant="normalized")
     with pytest.raises(ValueError, match="not all zero"):
-        collapse.nc2(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]), variant="uncentred")
+        collapse.nc2(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]), variant="uncentered")
 
 
 def test_nc4_with_masked_logits_and_ties():
@@ -555,6 +677,13 @@ def test_nc4_with_masked_logits_and_ties():
 def test_importing_collapse_does_not_import_torchmetrics():
     code = "import sys; from ncbook import collapse; collapse.cdnv; sys.exit('torchmetrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_former_spellings_are_accepted():
+    x, y = sample()
+    for former, variant in (("centred", "centered"), ("uncentred", "uncentered"), ("normalised", "normalized")):
+        assert torch.equal(collapse.nc2(x, y, variant=former), collapse.nc2(x, y, variant=variant))
+    assert torch.equal(collapse.min_distance(x, y, normalised=True), collapse.min_distance(x, y, normalized=True))
 
 
 def test_unknown_names_are_attribute_errors():
@@ -577,14 +706,14 @@ def test_nc2_of_equal_cosines_is_that_of_such_means(n_classes, cosine):
     gram = torch.full((n_classes, n_classes), cosine, dtype=torch.float64).fill_diagonal_(1.0)
     values, vectors = torch.linalg.eigh(gram)
     means = 3 * vectors * values.clamp_min(0).sqrt()
-    measured = collapse.nc2(means, torch.arange(n_classes), variant="uncentred")
+    measured = collapse.nc2(means, torch.arange(n_classes), variant="uncentered")
     torch.testing.assert_close(collapse.nc2_of_equal_cosines(n_classes, cosine), measured, atol=1e-7, rtol=1e-7)
 
 
 def test_nc2_of_equal_cosines_refuses():
     with pytest.raises(ValueError, match="cosine=-0.5; allowed for 5 classes: -0.25 to 1"):
         collapse.nc2_of_equal_cosines(5, -0.5)
-    with pytest.raises(ValueError, match="n_classes=1"):
+    with pytest.raises(ValueError, match="n_classes=1; allowed: a whole number of at least 2"):
         collapse.nc2_of_equal_cosines(1, 0.0)
 
 
@@ -601,7 +730,7 @@ def test_summary_is_the_functions_of_the_same_names():
         "nc1": collapse.nc1(features, labels),
         "nc2": collapse.nc2(features, labels),
         "min_distance": collapse.min_distance(features, labels),
-        "min_distance_normalised": collapse.min_distance(features, labels, normalised=True),
+        "min_distance_normalized": collapse.min_distance(features, labels, normalized=True),
         "nc3": collapse.nc3(features, labels, weight),
         "nc4": collapse.nc4(features, labels, logits),
     }

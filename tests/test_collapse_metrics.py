@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -141,7 +142,7 @@ def test_classes_without_samples_are_left_out_with_a_warning():
     second.update(x, y, logits)
     torch.testing.assert_close(second.compute()["nc4"], collapse.nc4(x, y, logits[:, seen]))
     torch.testing.assert_close(second.compute()["directional_cdnv"], collapse.directional_cdnv(x, y))
-    with pytest.raises(ValueError, match="seen in the first pass, got 1"):
+    with pytest.raises(ValueError, match="labels hold 1; allowed: classes seen in the first pass"):
         second.update(x[:1], torch.tensor([1]))
 
 
@@ -171,7 +172,7 @@ def test_second_pass_measures_what_is_asked_for():
     assert set(without_direction.compute()) == {"nc4"}
     half = metrics.second_pass()
     half.update(x[y == 0], y[y == 0])
-    with pytest.raises(ValueError, match=r"not yet seen: \[1, 2, 3, 4\]"):
+    with pytest.raises(ValueError, match="features of the classes 1, 2, 3, 4 have not come again; allowed"):
         half.compute()
 
 
@@ -242,10 +243,180 @@ def test_clusters_far_apart_within_a_class_and_arriving_one_after_the_other():
     assert_equal(accumulated(x, y, batch=50).compute(), x, y, rtol=1e-4)
 
 
+# Scales: float32 up to 1e18, where its squares end; anything smaller; float64 from 1e-150 to 1e150
+
+
+@pytest.mark.parametrize("n", [200, 9000])
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [(torch.float32, -99), (torch.float32, -40), (torch.float32, 40), (torch.float32, 55),
+     (torch.float64, -498), (torch.float64, -260), (torch.float64, 260), (torch.float64, 490)],
+)  # fmt: skip
+def test_extreme_scales(dtype, exponent, n):
+    x, y = sample(n=n, offset=5.0, dtype=dtype)
+    logits = torch.randn(len(x), N_CLASSES, generator=torch.Generator().manual_seed(2))
+    scale = 2.0**exponent
+    metrics = accumulated(scale * x, y, batch=1000)
+    values = metrics.compute()
+    values["min_distance"] = values["min_distance"] / scale
+    assert_equal(values, x, y)
+    second = metrics.second_pass()
+    second.update(scale * x, y, logits)
+    torch.testing.assert_close(second.compute()["directional_cdnv"], collapse.directional_cdnv(x, y), rtol=1e-5, atol=0)
+    torch.testing.assert_close(second.compute()["nc4"], collapse.nc4(x, y, logits))
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e30), (torch.float64, 1e200), (torch.float64, 1e-200)])
+def test_scales_beyond_squares_are_refused(dtype, scale):
+    x, y = sample(offset=5.0, dtype=dtype)
+    with pytest.raises(ValueError, match="allowed: numbers small enough|allowed: a scale at which squares"):
+        accumulated(scale * x, y).compute()
+
+
 def test_classes_of_identical_samples_have_no_negative_variance():
     x, y = sample(spread=0.0, offset=1000.1)
     values = accumulated(x, y, batch=3).compute()
     assert 0 <= values["cdnv"] < 1e-12 and 0 <= values["trace_ratio"] < 1e-12
+
+
+# Sums in float32 in orders no GEMM adds in: the promises above hold whatever a machine does
+
+
+def sequential(z):
+    """Row after row, each product and each sum rounded to float32."""
+    rows = z.numpy()
+    total = np.zeros((z.shape[1], z.shape[1]), np.float32)
+    for part in np.array_split(rows, max(1, len(rows) // 256)):  # accumulate adds strictly in order
+        total = np.add.accumulate(np.concatenate([total[None], part[:, :, None] * part[:, None]]), axis=0)[-1]
+    return torch.from_numpy(total)
+
+
+def pairwise(z):
+    products = z[:, :, None] * z[:, None]
+    while len(products) > 1:
+        odd = products[len(products) // 2 * 2 :]
+        products = torch.cat([products[0 : len(products) - len(odd) : 2] + products[1 : len(products) : 2], odd])
+    return products[0]
+
+
+def in_threes(z):
+    total = torch.zeros(z.shape[1], z.shape[1])
+    for part in z.split(3):
+        total += part.T @ part
+    return total
+
+
+ORDERS = {
+    "sequential": sequential,
+    "reversed": lambda z: sequential(z.flip(0)),
+    "pairwise": pairwise,
+    "in_threes": in_threes,
+}
+
+
+@pytest.fixture(params=ORDERS)
+def order_of_sums(request, monkeypatch):
+    calls = []
+
+    def product(z):
+        assert z.dtype == torch.float32
+        calls.append(len(z))
+        return ORDERS[request.param](z)
+
+    monkeypatch.setattr(collapse.CollapseMetrics, "_float32_product", staticmethod(product))
+    return calls
+
+
+def test_ordinary_samples_are_summed_in_float32(order_of_sums):
+    x, y = sample(n=20_000, offset=10.0)
+    assert_equal(accumulated(x, y, batch=8192).compute(), x, y)
+    assert sum(order_of_sums) > 0.9 * len(x)
+
+
+def with_outliers(place, distance, fraction=0.0):
+    """Samples of spread 1e-3, of which one of each class, or a fraction of all, is far from the others."""
+    x, y = sample(n=20_000, spread=1e-3, offset=10.0)
+    generator = torch.Generator().manual_seed(5)
+    start = {"first": 0, "middle": 9000, "last": 19_500}[place]
+    far = torch.stack([start + (y[start:] == k).nonzero()[0, 0] for k in range(N_CLASSES)])
+    if fraction:
+        far = torch.rand(len(x), generator=generator) < fraction
+    noise = torch.randn(*x[far].shape, generator=generator)
+    x[far] += distance * 1e-3 * noise
+    return x, y
+
+
+@pytest.mark.parametrize("batch", [64, 600, 8192])
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_outliers_anywhere_in_any_order_of_sums(order_of_sums, place, batch):
+    for distance in (1e2, 1e5):
+        x, y = with_outliers(place, distance)
+        assert_equal(accumulated(x, y, batch=batch).compute(), x, y, rtol=2e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.6, 0.95])
+def test_many_outliers_in_any_order_of_sums(order_of_sums, fraction):
+    for distance in (1e2, 1e5):
+        x, y = with_outliers("first", distance, fraction)
+        assert_equal(accumulated(x, y, batch=8192).compute(), x, y, rtol=2e-5)
+
+
+@pytest.mark.parametrize("batch", [50, 1000, 8192])
+@pytest.mark.parametrize("permuted", [False, True])
+@pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-4])
+def test_clusters_far_apart_in_any_order_of_sums(order_of_sums, spread, permuted, batch):
+    x, y = sample(n=20_000, spread=spread, offset=10.0)
+    second = torch.arange(len(x)) >= len(x) // 2
+    x[second] += torch.randn(N_CLASSES, DIM, generator=torch.Generator().manual_seed(5))[y[second]]
+    if permuted:
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(6))
+        x, y = x[order], y[order]
+    assert_equal(accumulated(x, y, batch=batch).compute(), x, y, rtol=2e-5)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e-4, 1e-10])
+def test_extreme_collapse_in_any_order_of_sums_and_rows(order_of_sums, ratio):
+    x, y = sample(n=9000, spread=ratio**0.5, offset=100.0)
+    for order in (torch.arange(len(x)), y.argsort(stable=True), x[:, 0].argsort()):
+        values = accumulated(x[order], y[order], batch=8192).compute()
+        for name in ("cdnv", "nc1", "trace_ratio", "separation_fuzziness", "variability_collapse_index"):
+            expected = float(getattr(collapse, name)(x, y))
+            assert float(values[name]) == pytest.approx(expected, rel=2e-5), name
+
+
+def test_units_that_are_linear_functions_of_others_are_summed_in_float64(order_of_sums):
+    x, y = sample(n=20_000, dtype=torch.float64)
+    x = torch.cat([x, x[:, :1] + 1e-3 * torch.randn(len(x), 1, generator=torch.Generator().manual_seed(1))], 1).float()
+    assert_equal(accumulated(x, y, batch=8192).compute(), x, y, rtol=1e-6)
+    assert not order_of_sums
+
+
+def test_narrow_samples_first_and_wide_ones_after_in_any_order_of_sums(order_of_sums):
+    x, y = sample(n=30_000, spread=1.0, offset=3.0)
+    means = torch.stack([x[y == k].mean(0) for k in range(N_CLASSES)])
+    x[:10_000] = means[y[:10_000]] + 1e-3 * (x[:10_000] - means[y[:10_000]])
+    direction = torch.nn.functional.normalize(torch.arange(1.0, DIM + 1), dim=0)
+    x[10_000:] = means[y[10_000:]] + ((x[10_000:] - means[y[10_000:]]) @ direction)[:, None] * direction
+    for rows in (torch.arange(len(x)), torch.arange(len(x)).flip(0)):
+        assert_equal(accumulated(x[rows], y[rows], batch=8192).compute(), x, y, rtol=2e-5)
+
+
+def test_autocast_and_coarser_products_do_not_reach_the_sums():
+    x, y = sample(n=9000, spread=1e-2, offset=10.0)
+    logits = torch.randn(len(x), N_CLASSES, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        metrics = accumulated(x, y, batch=8192)
+        second = metrics.second_pass()
+        second.update(x, y, logits)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        coarse = accumulated(x, y, batch=8192).compute()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert_equal(metrics.compute(), x, y)
+    assert_equal(coarse, x, y)
+    torch.testing.assert_close(second.compute()["directional_cdnv"], collapse.directional_cdnv(x, y), rtol=1e-5, atol=0)
+    torch.testing.assert_close(second.compute()["nc4"], collapse.nc4(x, y, logits))
 
 
 # A torchmetrics metric
@@ -259,7 +430,7 @@ def test_forward_gives_the_batch_and_adds_it():
     assert_equal(metrics.compute(), x, y)
     small = metrics(x[:3], torch.tensor([0, 1, 1]))
     assert set(small) == set(ONE_PASS) and all(v.isnan() for v in small.values())
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="NaN or infinity"):
         metrics(x[:3] * torch.nan, y[:3])
 
 
@@ -386,22 +557,22 @@ def test_bad_batches_leave_the_metric_as_it_was():
     for bad in (torch.nan, torch.inf):
         broken = x[:9].clone()
         broken[4, 1] = bad
-        refused(ValueError, "features must be finite.*first in row 4", broken, y[:9])
+        refused(ValueError, "features holds NaN or infinity.*first in row 4", broken, y[:9])
     refused(ValueError, "small enough", x[:9] * 1e30, y[:9])
-    refused(ValueError, r"labels must be in 0 ... 4, got \d ... 5", x[:2], torch.tensor([1, 5]))
-    refused(ValueError, "labels must be in 0 ... 4, got -1", x[:2], torch.tensor([-1, 1]))
-    refused(ValueError, r"features must be \[N, dim\] = \[N, 8\], got \[3, 7\]", x[:3, :7], y[:3])
-    refused(ValueError, r"labels must be \[N\]", x[:3], y[:2])
-    refused(ValueError, r"features must be \[N, D\]", x[0], y[:8])
-    refused(TypeError, "float dtype", x[:3].int(), y[:3])
-    refused(TypeError, "integer dtype", x[:3], y[:3].float())
-    refused(ValueError, "metric's device cpu, got meta", x[:3].to("meta"), y[:3])
+    refused(ValueError, r"labels hold \d ... 5; allowed: 0 ... 4", x[:2], torch.tensor([1, 5]))
+    refused(ValueError, "labels hold -1 ... 1; allowed: 0 ... 4", x[:2], torch.tensor([-1, 1]))
+    refused(ValueError, r"features has shape \[3, 7\]; allowed: \[N, dim\] = \[N, 8\]", x[:3, :7], y[:3])
+    refused(ValueError, r"labels has shape \[2\]; allowed: \[3\]", x[:3], y[:2])
+    refused(ValueError, r"features has shape \[8\]; allowed: \[N, D\]", x[0], y[:8])
+    refused(TypeError, "allowed: a float dtype", x[:3].int(), y[:3])
+    refused(TypeError, "allowed: an integer dtype", x[:3], y[:3].float())
+    refused(ValueError, "device meta; allowed: the metric's device cpu", x[:3].to("meta"), y[:3])
 
 
 def test_not_finite_samples_of_a_class_not_seen_before_leave_no_trace():
     x, y = sample()
     metrics = accumulated(x[y != 2], y[y != 2])
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="NaN or infinity"):
         metrics.update(x[y == 2] * torch.nan, y[y == 2])
     metrics.update(x[y == 2], y[y == 2])
     assert_equal(metrics.compute(), x, y)
@@ -412,11 +583,11 @@ def test_bad_second_pass():
     second = accumulated(x, y).second_pass()
     logits = torch.zeros(len(x), N_CLASSES)
     for match, arguments in (
-        ("features must be finite", (x * torch.nan, y)),
-        ("features must be finite", (x * torch.inf, y, logits)),
-        ("logits must not hold NaN", (x, y, logits * torch.nan)),
-        (r"logits must be \[N, C\]", (x, y, logits[:, 1:])),
-        ("labels must be in", (x, y + 1)),
+        ("features holds NaN or infinity", (x * torch.nan, y)),
+        ("features holds NaN or infinity", (x * torch.inf, y, logits)),
+        ("logits hold NaN", (x, y, logits * torch.nan)),
+        (r"logits has shape .*; allowed: \[N, C\]", (x, y, logits[:, 1:])),
+        ("labels hold 1 ... 5; allowed: 0 ... 4", (x, y + 1)),
     ):
         with pytest.raises(ValueError, match=match):
             second.update(*arguments)
@@ -428,25 +599,25 @@ def test_bad_states_at_compute():
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="at least two classes"):
         metrics.compute()
     metrics.update(torch.tensor([[0.0, 0], [1, 0], [5, 5], [6, 6], [9, 0]]), torch.tensor([0, 0, 1, 1, 2]))
-    with pytest.raises(ValueError, match="two samples or more of each class.*one of: 2"):
+    with pytest.raises(ValueError, match="single sample of classes 2; allowed: two samples or more of each class"):
         metrics.compute()
     metrics.update(torch.tensor([[0.4, 0.0], [0.6, 0.0]]), torch.tensor([2, 2]))
-    with pytest.raises(ValueError, match=r"weight must be \[n_classes, dim\]"):
+    with pytest.raises(ValueError, match=r"weight has shape \[2, 3\]; allowed: \[C, D\] = \[3, 2\]"):
         metrics.compute(weight=torch.ones(2, 3))
     same = collapse.CollapseMetrics(2, 1)
     same.update(torch.tensor([[0.1], [0.3], [0.3], [0.1]]), torch.tensor([0, 0, 1, 1]))
-    with pytest.raises(ValueError, match="identical ones for classes 0 and 1"):
+    with pytest.raises(ValueError, match="identical class means for classes 0 and 1"):
         same.compute()
 
 
 def test_bad_construction_and_merge():
-    with pytest.raises(ValueError, match="n_classes must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="n_classes=1; allowed: a whole number of at least 2"):
         collapse.CollapseMetrics(1, 5)
-    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="dim=0; allowed: a whole number of at least 1"):
         collapse.CollapseMetrics(2, 0)
     with pytest.raises(ValueError, match="dist_sync_on_step"):
         collapse.CollapseMetrics(2, 5, dist_sync_on_step=True)
-    with pytest.raises(ValueError, match=r"\[n_classes, dim\] = \[2, 5\], got \[3, 5\]"):
+    with pytest.raises(ValueError, match=r"incoming_state is of \[n_classes, dim\] = \[3, 5\]; allowed: \[2, 5\]"):
         collapse.CollapseMetrics(2, 5).merge_state(collapse.CollapseMetrics(3, 5))
 
 

@@ -1,0 +1,32 @@
+"""What the two passes over batches share: the check of a batch, and what float32 can hold. Called by both of them."""
+
+import torch
+from torch import Tensor
+
+from ncbook._checks import check_features
+
+
+def check_batch(features: Tensor, labels: Tensor, n_classes: int, dim: int, device: torch.device) -> Tensor:
+    """Return the labels as int64 on the device of the features; raise if either is not what ``update`` takes."""
+    check_features(features, labels)
+    if features.shape[1] != dim:
+        raise ValueError(f"features has shape {list(features.shape)}; allowed: [N, dim] = [N, {dim}]")
+    if features.device != device:
+        raise ValueError(f"features are on the device {features.device}; allowed: the metric's device {device}")
+    labels = labels.to(features.device, torch.int64)
+    if len(labels):
+        lowest, highest = torch.stack(labels.aminmax()).tolist()
+        if lowest < 0 or highest >= n_classes:
+            raise ValueError(f"labels hold {lowest} ... {highest}; allowed: 0 ... {n_classes - 1}")
+    return labels
+
+
+def float32_is_precise() -> bool:
+    """Whether products of float32 matrices are in float32, not in TF32 or bfloat16."""
+    return torch.get_float32_matmul_precision() == "highest"
+
+
+def rounded_to_float32(values: Tensor) -> Tensor:
+    """Round to what float32 has numbers for, and leave the rest, too large or too small, as it is; still float64."""
+    rounded = values.float().double()
+    return torch.where((values - rounded).abs() <= 2**-23 * values.abs(), rounded, values)

@@ -1,0 +1,88 @@
+"""Features and labels, all at once, checked, as class means and moments: what every pure metric starts from."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ncbook._checks import check_features, describe_not_finite
+
+from .moments import Moments, power_of_two, rows_at_a_time
+
+
+class Sample:
+    """Checked features; ``index`` [N] holds 0 ... C - 1 in place of the labels; counts and means are accurate.
+
+    No copy of the features in the accurate dtype is made, nor of what is left of them without the means: both are taken
+    a block of rows at a time, while it is near the cores. Only features of a size whose squares overflow or vanish are
+    copied, multiplied by ``unit``, a power of two; means, too, are then those of the copy.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, *, least: int = 1):
+        check_features(features, labels)
+        self.features, self.dtype = features, _accurate_dtype(features.device)
+        self.classes, self.index, counts = labels.to(features.device).unique(return_inverse=True, return_counts=True)
+        check_two_classes(self.classes)
+        self.counts = counts.to(self.dtype)  # [C]
+        sums = features.new_zeros(len(counts), features.shape[1], dtype=self.dtype)
+        for x, index in self._blocks():
+            sums = sums.index_add(0, index, x)
+        self.means = sums / self.counts[:, None]  # [C, D]
+        # Sums are finite only if every term is: no scan of the features, and one synchronization for all checks.
+        means = self.means.detach()
+        measured = torch.stack([(means - means.mean(0)).abs().max(), means.abs().max(), counts.min().to(self.dtype)])
+        between, largest, smallest = measured.tolist()
+        if not between + largest < float("inf"):
+            raise ValueError(describe_not_finite(features))
+        if smallest < least:
+            raise ValueError(describe_single_samples(self.classes, counts))
+        self.unit = power_of_two(between or largest, self.dtype)
+        if self.unit != 1:
+            self.features, self.means = features.to(self.dtype) * self.unit, self.means * self.unit
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(Rows [n, D] in the accurate dtype, their index [n]), block after block."""
+        rows = rows_at_a_time(self.features.shape[1])
+        for x, index in zip(self.features.split(rows), self.index.split(rows), strict=True):
+            yield x.to(self.dtype), index
+
+    def residuals(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x - mu_y [n, D], index y [n]), block after block."""
+        for x, index in self._blocks():
+            yield x - self.means[index], index
+
+    def moments(self) -> Moments:
+        """The sufficient statistics."""
+        squares = torch.cat([r.square().sum(1) for r, _ in self.residuals()])  # [N]
+        variances = torch.zeros_like(self.counts).index_add(0, self.index, squares) / self.counts
+        return Moments(self.classes, self.counts, self.means, variances, self._within, self.unit)
+
+    def _within(self, directions: Tensor | None) -> Tensor:
+        total = 0
+        for r, _ in self.residuals():
+            along = r if directions is None else r @ directions.T  # [n, k]
+            total = total + along.T @ along
+        return total / len(self.features)
+
+
+def check_two_classes(classes: Tensor) -> None:
+    """Raise unless there are two classes or more."""
+    if len(classes) < 2:
+        raise ValueError(f"labels hold the classes {classes.tolist()}; allowed: at least two classes")
+
+
+def describe_single_samples(classes: Tensor, counts: Tensor) -> str:
+    """Name the classes that have too few samples for a variance."""
+    single = name_a_few(classes[counts < 2].tolist())
+    return (
+        f"labels hold a single sample of classes {single}; allowed: two samples or more of each class, for its variance"
+    )
+
+
+def name_a_few(items: list) -> str:
+    """The first five items, and how many more there are."""
+    return ", ".join(map(str, items[:5])) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
+
+
+def _accurate_dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
