@@ -97,7 +97,7 @@ def test_sample_frequencies():
     assert chi_square_p(table, n / 20) > 1e-4
 
 
-def test_neighbouring_episodes_are_independent():
+def test_neighboring_episodes_are_independent():
     classes = fewshot.sample_episodes(UNEVEN, way=2, shot=1, query=1, episodes=50_001, seed=7).classes[:, 0]
     table = (classes[:-1] * 5 + classes[1:]).bincount(minlength=25)
     assert chi_square_p(table, 2000) > 1e-4
