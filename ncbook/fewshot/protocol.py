@@ -95,11 +95,14 @@ def run(
     others = [candidate for candidate in candidates if candidate.head != "cosine"]
     results = {}
     with full_precision(support.device):
-        for shifted, group in ((0.0, cosine), (support.mean(0), others)):
+        for group, shifted in ((cosine, False), (others, True)):
             if not group:
                 continue
-            x = support - shifted
-            q = x if queries is support else queries - shifted
+            x, q = support, queries
+            if shifted:
+                middle = support.mean(0)
+                x = support - middle
+                q = x if queries is support else queries - middle
             route = ROUTES[_chosen_route(x, q, group, shots, setting)](x, q)
             game = _Game(route, support, queries, exponent, group, setting)
             for shot in shots:
