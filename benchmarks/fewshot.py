@@ -1,11 +1,11 @@
-"""Few-shot evaluation against scikit-learn's loops and easyfsl: episodes a second, ratio, memory, accuracy.
+"""Few-shot evaluation against scikit-learn's loops and easyfsl: episodes per second, ratio, memory, accuracy.
 
     python benchmarks/fewshot.py --threads 1 2 --device cpu
 
 prints Markdown tables for features of 20 classes x 600 samples x 640 dimensions (Gaussian with a power-law
-spectrum, rows of norm 1), 5-way, 15 queries a class, 1 and 5 shots. All variants, each at every number of threads,
+spectrum, rows of norm 1), 5-way, 15 queries per class, 1 and 5 shots. All variants, each at every number of threads,
 take turns within one run; the fastest of its turns counts. All include the sampling of their episodes but
-scikit-learn's, which are given theirs.
+scikit-learn's, which get theirs beforehand.
 "Asymptotic" is the rate of further episodes once everything is set up, from two numbers of episodes; "10,000 in all"
 includes every set-up (for the peers, whose set-up is negligible, 10,000 over their rate). Every peer counts with the
 number of threads that is best for it. easyfsl 1.5.0's sampler calls a torch API that newer versions lack; here it

@@ -1,6 +1,7 @@
 """Few-shot evaluation against scikit-learn, easyfsl, closed forms and counting."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_sample_frequencies():
     assert chi_square_p(table, n / 20) > 1e-4
 
 
-def test_neighbouring_episodes_are_independent():
+def test_neighboring_episodes_are_independent():
     classes = fewshot.sample_episodes(UNEVEN, way=2, shot=1, query=1, episodes=50_001, seed=7).classes[:, 0]
     table = (classes[:-1] * 5 + classes[1:]).bincount(minlength=25)
     assert chi_square_p(table, 2000) > 1e-4
@@ -129,14 +130,55 @@ def test_queries_from_another_set():
     assert (labels[episodes.support] == expected).all() and (other[episodes.query] == expected).all()
 
 
+def test_episodes_are_a_sequence():
+    episodes = fewshot.sample_episodes(UNEVEN, way=3, shot=2, query=1, episodes=7)
+    assert len(episodes) == 7 and len(episodes[2:5]) == 3
+    one = episodes[-1]
+    assert one.support.shape == (3, 2) and one.query.shape == (3, 1) and one.classes.shape == (3,)
+    assert torch.equal(one.support, episodes.support[6])
+    assert [episode.classes.tolist() for episode in episodes] == episodes.classes.tolist()
+    for wrong in (7, -8):
+        with pytest.raises(IndexError):
+            episodes[wrong]
+    with pytest.raises(TypeError, match="single episode"):
+        len(one)
+
+
+def test_sampler_draws_the_same_episodes_epoch_after_epoch():
+    sampler = fewshot.EpisodeSampler(UNEVEN, way=3, shot=2, query=2)
+    generator = torch.Generator().manual_seed(3)
+    first, second = sampler.draw(20, generator), sampler.draw(20, generator)
+    plain = fewshot.sample_episodes(UNEVEN, way=3, shot=2, query=2, episodes=20, seed=3)
+    assert torch.equal(first.support, plain.support) and torch.equal(first.query, plain.query)
+    assert not torch.equal(first.support, second.support)
+    state = generator.get_state()
+    again = sampler.draw(20, generator)
+    generator.set_state(state)
+    assert torch.equal(again.support, sampler.draw(20, generator).support)
+    with pytest.raises(ValueError, match="episodes=0; allowed: a whole number of at least 1"):
+        sampler.draw(0, generator)
+    with pytest.raises(TypeError, match="generator is of type int; allowed: a torch.Generator"):
+        sampler.draw(1, 0)
+    with pytest.raises(ValueError, match="class 2 has 4 samples; allowed: at least shot . query = 5"):
+        fewshot.EpisodeSampler(UNEVEN, way=3, shot=2, query=3)
+
+
 # ---------------------------------------------------------------------------------------------- heads
+
+
+def products_of(x, episodes):
+    return routes.Gather(x, x).products(episodes, kernel=True, means=True)
 
 
 def episode_scores(head, x, episodes, ridge=1.0):
     """Scores [E, Q, way] of a head through its public tables."""
-    route = routes.Gather(x, x)
-    way = episodes.support.shape[1]
-    return heads.scores_of(head, ridge, way, route.kernel(episodes), route.means(episodes)).mT
+    return heads.scores_of(head, ridge, episodes.support.shape[1], products_of(x, episodes)).values.mT
+
+
+def kernel_alone(K, Kq):
+    """Products of which a kernel head needs nothing else."""
+    norms = K.diagonal(dim1=1, dim2=2).sqrt()
+    return heads.Products(K, Kq, None, None, norms.amax(1), norms, 1)
 
 
 @pytest.mark.parametrize("shot", [1, 5])
@@ -148,7 +190,7 @@ def test_ridge_scores_are_those_of_sklearn(shot, ridge):
     exact = episode_scores("ridge", x.double(), episodes, ridge)
     for s, q, ours, ours_exact in zip(episodes.support, episodes.query, scores, exact, strict=True):
         model = Ridge(alpha=ridge).fit(x[s.flatten()].double(), np.repeat(np.eye(5), shot, 0))
-        theirs = model.predict(x[q.flatten()].double())
+        theirs = model.predict(x[q.flatten()].double()) - 1 / 5  # ours leave out the constant of all classes
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
         np.testing.assert_allclose(ours_exact, theirs, atol=1e-10)
 
@@ -174,13 +216,15 @@ def test_logistic_reaches_the_optimum(scale):
     x = scale * x
     episodes = fewshot.sample_episodes(y, shot=5, episodes=50)
     shots = x[episodes.support.flatten(1)].double()
-    ours = heads.logistic_scores(shots @ shots.mT, shots @ shots.mT, 5, 1.0)  # the shots as queries: [E, way, S]
+    ours = heads.logistic_scores(
+        kernel_alone(*(2 * (shots @ shots.mT,))), 5, 1.0
+    ).values  # the shots as queries: [E, way, S]
     residual = torch.eye(5).repeat_interleave(5, 1) - ours.softmax(1)
     assert residual.sum(-1).abs().max() < 1e-6
     rebuilt = residual @ shots @ shots.mT
     shift = (ours - rebuilt).mean(-1, keepdim=True)
     torch.testing.assert_close(rebuilt + shift, ours, atol=1e-4, rtol=1e-4)
-    single = heads.logistic_scores(*(2 * ((shots @ shots.mT).float(),)), 5, 1.0)
+    single = heads.logistic_scores(kernel_alone(*(2 * ((shots @ shots.mT).float(),))), 5, 1.0).values
     torch.testing.assert_close(single.double(), ours, atol=1e-3, rtol=1e-3)
 
 
@@ -264,8 +308,8 @@ def test_confusion_and_frames():
     x, y = gaussian_classes(classes=7, spread=0.4)
     y = 3 * y + 1
     result = fewshot.evaluate(x, y, episodes=1000)
-    asked = result.classes.flatten().bincount(minlength=7) * 15
-    assert torch.equal(result.confusion.sum(1), asked)
+    queries = result.classes.flatten().bincount(minlength=7) * 15
+    assert torch.equal(result.confusion.sum(1), queries)
     assert result.confusion.diagonal().sum() == round(float(result.per_episode.sum()) * 75)
     episodes, classes, confusion = (result.to_frame(what) for what in ("episodes", "classes", "confusion"))
     assert len(episodes) == 1000 and episodes.accuracy.mean() == pytest.approx(result.accuracy)
@@ -273,7 +317,7 @@ def test_confusion_and_frames():
     weighted = (classes.accuracy * classes.queries).sum() / classes.queries.sum()
     assert weighted == pytest.approx(result.accuracy)
     assert len(confusion) == 49
-    assert confusion.groupby("label").share.sum().to_numpy() == pytest.approx(1)
+    assert confusion.groupby("label").fraction.sum().to_numpy() == pytest.approx(1)
     without = fewshot.evaluate(x, y, episodes=1000, confusion=False)
     assert without.confusion is None and torch.equal(without.per_episode, result.per_episode)
     with pytest.raises(ValueError, match="confusion=True"):
@@ -282,9 +326,130 @@ def test_confusion_and_frames():
 
 def test_a_tie_is_an_error():
     x, y = torch.zeros(12, 3), torch.arange(3).repeat_interleave(4)
-    for head in ("ridge", "ncc", "cosine"):  # Newton steps round: a logistic tie is not exact
-        result = fewshot.evaluate(x, y, way=3, shot=2, query=2, episodes=10, head=head)
-        assert result.accuracy == 0 and result.confusion.diagonal().sum() == 0
+    for head in fewshot.HEADS:
+        for route in ("gather", "gram"):
+            result = fewshot.evaluate(x, y, way=3, shot=2, query=2, episodes=10, head=head, route=route)
+            assert result.accuracy == 0 and result.confusion.diagonal().sum() == 0
+
+
+@pytest.mark.parametrize("route", ["gather", "gram"])
+@pytest.mark.parametrize("head", fewshot.HEADS)
+@pytest.mark.parametrize("scale", [1e-8, 1, 1e8])
+@pytest.mark.parametrize("shot", [1, 5])
+def test_identical_classes_tie(head, route, scale, shot):
+    """Class 1 repeats the samples of class 0: all of its shots are the other's shots, and so is every score."""
+    generator = torch.Generator().manual_seed(0)
+    far = torch.randn(1, 40, generator=generator) * 5
+    x = torch.cat([torch.ones(20, 40), torch.ones(20, 40), far.expand(20, 40)]) + 0.3
+    x[:40] += torch.linspace(0, 1, 40)
+    y = torch.arange(3).repeat_interleave(20)
+    call = dict(way=3, shot=shot, query=10, episodes=60, head=head, route=route)
+    if head == "logistic" and scale == 1e8:  # squares of 1e18 beside a ridge of 1 and shots that are all the same
+        with pytest.raises(ArithmeticError, match="ridge is too small"):
+            fewshot.evaluate(scale * x, y, **call)
+        return
+    result = fewshot.evaluate(scale * x, y, **call)
+    assert result.accuracy == pytest.approx(1 / 3)
+    assert result.confusion[2, 2] == result.confusion[2].sum()
+
+
+def accuracy_in_exact_fractions(x, y, episodes):
+    """Nearest class mean on integers, by Python's fractions: a tie is an error."""
+    accuracy = []
+    for support, query in zip(episodes.support.tolist(), episodes.query.tolist(), strict=True):
+        means = [[Fraction(int(c), len(rows)) for c in x[rows].sum(0)] for rows in support]
+        right = 0
+        for own, rows in enumerate(query):
+            for row in rows:
+                distance = [sum((int(a) - b) ** 2 for a, b in zip(x[row], m, strict=True)) for m in means]
+                right += all(distance[own] < d for k, d in enumerate(distance) if k != own)
+        accuracy.append(right / sum(len(rows) for rows in query))
+    return torch.tensor(accuracy, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+@pytest.mark.parametrize("route", ["gather", "gram"])
+def test_ties_of_integers_are_found_exactly(route, offset):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 3, (60, 3), generator=generator).float() + offset
+    y = torch.arange(6).repeat_interleave(10)
+    episodes = fewshot.sample_episodes(y, shot=3, query=4, episodes=60)
+    result = fewshot.evaluate(x, y, shot=3, query=4, episodes=60, head="ncc", route=route)
+    torch.testing.assert_close(result.per_episode, accuracy_in_exact_fractions(x, y, episodes))
+
+
+def test_cosine_with_a_mean_of_zero_is_zero_on_both_routes():
+    """Two opposite shots: their mean is 0, its cosine with everything 0; the other class wins where it is above."""
+    x = torch.tensor([[3.0, 0.1], [-3.0, -0.1], [1.0, 2.0], [1.1, 2.0]])
+    y = torch.tensor([0, 0, 1, 1])
+    queries, labels = torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), torch.tensor([0, 1])
+    for route in ("gather", "gram"):
+        result = fewshot.evaluate(
+            x,
+            y,
+            way=2,
+            shot=2,
+            query=1,
+            episodes=10,
+            head="cosine",
+            route=route,
+            query_features=queries,
+            query_labels=labels,
+        )
+        assert result.accuracy == 1.0  # 0 beats a negative cosine
+
+
+def ridge_in_float64(x, y, episodes, ridge):
+    """Accuracy of each episode by scikit-learn, at a scale where its own arithmetic is sound."""
+    scale = float(x.double().abs().max())
+    x, way, shot = (x.double() / scale).numpy(), *episodes.support.shape[1:]
+    accuracy = []
+    for support, query in zip(episodes.support.numpy(), episodes.query.numpy(), strict=True):
+        shots, queries = x[support.ravel()], x[query.ravel()]
+        model = Ridge(alpha=ridge / scale**2, solver="svd").fit(shots, np.eye(way).repeat(shot, 0))
+        scores = (queries - shots.mean(0)) @ model.coef_.T
+        own = np.arange(way).repeat(query.shape[1])
+        best = np.ma.masked_array(scores, np.eye(way)[own]).max(1)
+        accuracy.append((scores[np.arange(len(own)), own] > best).mean())
+    return torch.tensor(np.array(accuracy, dtype=float))
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-8, 1e-5, 1e-3, 300.0, 1e8])
+@pytest.mark.parametrize("dim", [1, 8, 640])
+def test_ridge_is_right_at_every_scale(dim, scale, ridge):
+    x, y = gaussian_classes(classes=6, per_class=20, dim=dim)
+    x = scale * x
+    for shot in (1, 5):
+        truth = ridge_in_float64(x, y, fewshot.sample_episodes(y, shot=shot, episodes=6), ridge)
+        for route in ("gather", "gram"):
+            result = fewshot.evaluate(x, y, shot=shot, episodes=6, ridge=ridge, route=route)
+            torch.testing.assert_close(result.per_episode, truth, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("transform", ["none", "l2"])
+@pytest.mark.parametrize("head", fewshot.HEADS)
+@pytest.mark.parametrize("scale", [2.0**-90, 2.0**90])
+def test_float32_neither_overflows_nor_vanishes(head, scale, transform):
+    """A power of two changes no digit: with the ridge that goes with it, no accuracy either."""
+    x, y = gaussian_classes(spread=0.4)
+    call = dict(episodes=100, head=head, transform=transform)
+    ridge = scale**2 if transform == "none" else 1.0
+    scaled = fewshot.evaluate(scale * x, y, ridge=ridge, **call)
+    assert torch.equal(scaled.per_episode, fewshot.evaluate(x, y, ridge=1.0, **call).per_episode)
+
+
+@pytest.mark.parametrize("head", ["ridge", "ncc", "cosine"])
+def test_a_far_class_takes_no_digits(head):
+    """One class at a distance of 10^7: episodes without it are what they are without it."""
+    x, y = gaussian_classes(classes=6, spread=0.4)
+    far = x.clone()
+    far[y == 0] += 1e7
+    for route in ("gather", "gram"):
+        call = dict(episodes=100, head=head, ridge=1.0, route=route)
+        plain, shifted = fewshot.evaluate(x, y, **call), fewshot.evaluate(far, y, **call)
+        without = ~(plain.classes == 0).any(1)
+        assert without.any() and torch.equal(plain.per_episode[without], shifted.per_episode[without])
 
 
 def test_gaussian_error_in_closed_form():
@@ -368,11 +533,13 @@ def test_transforms():
         "l2": x / x.norm(dim=1, keepdim=True),
         "power": x.sqrt(),
         ("power", "l2"): x.sqrt() / x.sqrt().norm(dim=1, keepdim=True),
-        ("centred", "l2"): (x - mean) / (x - mean).norm(dim=1, keepdim=True),
+        ("centered", "l2"): (x - mean) / (x - mean).norm(dim=1, keepdim=True),
     }
     for transform, expected in by_hand.items():
         call = dict(episodes=200, head="cosine")
-        ours = fewshot.evaluate(x, y, transform=transform, source_mean=mean if "centred" in transform else None, **call)
+        ours = fewshot.evaluate(
+            x, y, transform=transform, source_mean=mean if "centered" in transform else None, **call
+        )
         theirs = fewshot.evaluate(expected, y, **call)
         assert (ours.per_episode - theirs.per_episode).abs().sum() * 75 <= 2
 
@@ -401,7 +568,6 @@ def test_select_ridge():
     assert found.ridge == best.ridge
     alone = fewshot.evaluate(x, y, ridge=1.0, episodes=500)
     assert (alone.per_episode - found.results[1.0].per_episode).abs().sum() * 75 <= 2
-    assert fewshot.recalled_ridge(9, alpha=2.0) == 6.0
 
 
 def test_precision_setting_and_autocast_do_not_leak_in():
@@ -496,6 +662,28 @@ def test_pair_errors_by_enumeration():
     assert (widths[off] < 0.01).all()
 
 
+def test_pair_errors_of_integers_and_at_every_scale():
+    """Ties are many, and neither an offset nor a scale may decide them; the draws of a seed are the same."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 3, (200, 3), generator=generator).double()
+    y = torch.arange(40).repeat_interleave(5)
+    from ncbook.fewshot.episodes import Groups, draw_distinct, seeded_generator
+
+    groups = Groups(y)
+    drawn = draw_distinct(groups.size.expand(1, 40), 2, seeded_generator(0, y.device))[:, 0]  # [shot, C]
+    support = (groups.start + drawn).T
+    scaled = x.long()
+    sums = scaled[support].sum(1)  # 2 m
+    square = (2 * scaled[:, None] - sums).square().sum(-1)  # 4 |x - m|^2, [N, C], exact
+    wrong = (square <= square.gather(1, y[:, None])).double()
+    wrong[support.flatten()] = 0
+    fraction = torch.zeros(40, 40, dtype=torch.float64).index_add_(0, y, wrong) / 3
+    truth = ((fraction + fraction.T) / 2).fill_diagonal_(torch.nan)
+    for features in (x, x.float(), x.float() + 1000, x.float() * 1e19, x.float() * 1e-19, x * 1e-200, 1e200 * x):
+        errors = fewshot.pair_errors(features, y, shot=2, draws=1)
+        torch.testing.assert_close(errors, truth, equal_nan=True, rtol=0, atol=1e-12)
+
+
 def test_pair_errors_uneven_classes_and_chunks(monkeypatch):
     x, y = gaussian_classes(classes=6, per_class=12, dim=4)
     keep = torch.arange(72)[(torch.arange(72) % 5 != 0) | (y > 3)]
@@ -553,51 +741,62 @@ X, Y = gaussian_classes(classes=6, per_class=20, dim=4)
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        (dict(way=7), ValueError, "way must be at most the number of classes, 6, got 7"),
-        (dict(way=1), ValueError, "way must be at least 2, got 1"),
-        (dict(shot=0), ValueError, "shot must be at least 1, got 0"),
-        (dict(shot=2.0), TypeError, "shot must be an integer of at least 1, got 2.0"),
-        (dict(shot=True), TypeError, "shot must be an integer"),
-        (dict(query=-1), ValueError, "query must be at least 1, got -1"),
-        (dict(episodes=0), ValueError, "episodes must be at least 1"),
-        (dict(episodes="10"), TypeError, "episodes must be an integer of at least 1, got '10'"),
-        (dict(seed=-1), ValueError, "seed must be at least 0, got -1"),
-        (dict(query=16), ValueError, "class 0 has 20 samples, but shot . query = 21"),
-        (dict(head="rigde"), ValueError, "head must be one of 'ridge'.*got 'rigde'; did you mean 'ridge'"),
-        (dict(route="gramm"), ValueError, "did you mean 'gram'"),
-        (dict(ridge=0), ValueError, "ridge must be a finite number above 0, got 0"),
-        (dict(ridge=-1.0), ValueError, "ridge must be a finite number above 0, got -1.0"),
-        (dict(ridge=math.nan), ValueError, "ridge must be a finite number above 0, got nan"),
-        (dict(ridge="1"), TypeError, "ridge must be a finite number above 0, got '1'"),
+        (dict(way=7), ValueError, "way=7; allowed: at most the number of classes, 6"),
+        (dict(way=1), ValueError, "way=1; allowed: a whole number of at least 2"),
+        (dict(shot=0), ValueError, "shot=0; allowed: a whole number of at least 1"),
+        (dict(shot=2.0), TypeError, "shot=2.0 is of type float; allowed: a whole number of at least 1"),
+        (dict(shot=True), TypeError, "shot=True is of type bool; allowed: a whole number"),
+        (dict(query=-1), ValueError, "query=-1; allowed: a whole number of at least 1"),
+        (dict(episodes=0), ValueError, "episodes=0; allowed: a whole number of at least 1"),
+        (dict(episodes="10"), TypeError, "episodes='10' is of type str; allowed: a whole number of at least 1"),
+        (dict(seed=-1), ValueError, "seed=-1; allowed: a whole number of at least 0"),
+        (dict(query=16), ValueError, "class 0 has 20 samples; allowed: at least shot . query = 21"),
+        (dict(head="rigde"), ValueError, "head='rigde' is unknown; did you mean 'ridge'. allowed: ridge, ncc"),
+        (dict(route="gramm"), ValueError, "route='gramm' is unknown; did you mean 'gram'. allowed: auto, gather"),
+        (dict(ridge=0), ValueError, "ridge=0; allowed: a finite number above 0"),
+        (dict(ridge=-1.0), ValueError, "ridge=-1.0; allowed: a finite number above 0"),
+        (dict(ridge=math.nan), ValueError, "ridge=nan; allowed: a finite number above 0"),
+        (dict(ridge="1"), TypeError, "ridge='1' is of type str; allowed: a finite number above 0"),
         (
-            dict(transform="centered"),
+            dict(transform="center"),
             ValueError,
-            "transform must be one of .*got 'centered'; did you mean 'centred'",
+            "transform='center' is unknown; did you mean 'centered'. allowed: none, l2, centered, power",
         ),
-        (dict(transform="centred"), ValueError, "needs source_mean"),
-        (dict(transform="centred", source_mean=torch.zeros(3)), ValueError, r"shape \[4\], got \[3\]"),
-        (dict(source_mean=torch.zeros(4)), ValueError, "used by transform 'centred' only"),
-        (dict(transform="power"), ValueError, "features >= 0"),
-        (dict(features=X.where(X[17, 2] != X, torch.nan)), ValueError, "features must be finite.*row 17"),
-        (dict(features=X / 0), ValueError, "features must be finite"),
-        (dict(features=X[:, 0]), ValueError, r"features must have shape \[N, D\].*got \[120\]"),
-        (dict(features=X[:-1]), ValueError, "labels must have one entry a row of features: 119, got 120"),
+        (dict(transform="centered"), ValueError, r"source_mean=None; allowed: \[4\]"),
+        (dict(transform="centered", source_mean=torch.zeros(3)), ValueError, r"has shape \[3\]; allowed: \[4\]"),
         (
-            dict(features=X.long()),
+            dict(transform="centered", source_mean=[0.0] * 4),
             TypeError,
-            "features must be a floating-point tensor, got dtype torch.int64",
+            r"source_mean is of type list; allowed: .*\[4\]",
         ),
-        (dict(features=X.tolist()), TypeError, "features must be a floating-point torch.Tensor .*got list"),
-        (dict(labels=Y.float()), TypeError, "labels must hold integers, got dtype torch.float32"),
-        (dict(labels=Y[:, None]), ValueError, r"labels must have shape \[N\].*got \[120, 1\]"),
-        (dict(labels=Y.tolist()), TypeError, "labels must be a torch.Tensor of integers"),
-        (dict(query_features=X), ValueError, "must be given together"),
-        (dict(query_features=X[:, :2], query_labels=Y), ValueError, "query_features must have 4 columns"),
+        (dict(transform="centered", source_mean=X[0] / 0), ValueError, "source_mean holds NaN or infinity"),
+        (dict(source_mean=torch.zeros(4)), ValueError, "source_mean with .*; allowed: with transform 'centered' only"),
+        (dict(transform="power"), ValueError, "features holds negative numbers; allowed with .*: 0 and more"),
+        (dict(features=X.where(X[17, 2] != X, torch.nan)), ValueError, "features holds NaN .* row 17; allowed: finite"),
+        (dict(features=X / 0), ValueError, "features holds NaN or infinity in 120 of 120 rows"),
+        (dict(features=X[:, 0]), ValueError, r"features has shape \[120\]; allowed: \[N, D\]"),
+        (
+            dict(features=X[:-1]),
+            ValueError,
+            r"labels has shape \[120\]; allowed: \[119\], one entry per row of features",
+        ),
+        (
+            dict(features=X[:0], labels=Y[:0]),
+            ValueError,
+            r"labels has shape \[0\]; allowed: \[N\] with N of at least 1",
+        ),
+        (dict(features=X.long()), TypeError, "features has dtype torch.int64; allowed: a float dtype"),
+        (dict(features=X.tolist()), TypeError, r"features is of type list; allowed: a torch.Tensor \[N, D\]"),
+        (dict(labels=Y.float()), TypeError, "labels has dtype torch.float32; allowed: an integer dtype"),
+        (dict(labels=Y[:, None]), ValueError, r"labels has shape \[120, 1\]; allowed: \[N\]"),
+        (dict(labels=Y.tolist()), TypeError, r"labels is of type list; allowed: a torch.Tensor \[N\] of integers"),
+        (dict(query_features=X), ValueError, "query_features and query_labels: one is None; allowed: both or neither"),
+        (dict(query_features=X[:, :2], query_labels=Y), ValueError, "query_features has 2 columns.*allowed: 4 columns"),
         (dict(query_features=X, query_labels=Y + 1), ValueError, r"missing \[0\], unknown \[6\]"),
         (
             dict(query_features=X[::2], query_labels=Y[::2]),
             ValueError,
-            "query_labels: class 0 has 10 samples",
+            "query_labels: class 0 has 10 samples; allowed: at least query = 15",
         ),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
@@ -610,34 +809,51 @@ def test_bad_input(change, error, message):
 
 def test_short_class_is_named():
     labels = torch.tensor([3] * 6 + [11] * 4 + [40] * 6)
-    with pytest.raises(ValueError, match="class 11 has 4 samples, but shot . query = 5 are needed"):
+    with pytest.raises(ValueError, match="class 11 has 4 samples; allowed: at least shot . query = 5"):
         fewshot.sample_episodes(labels, way=2, shot=2, query=3, episodes=1)
-    with pytest.raises(ValueError, match="class 11 has 4 samples, but shot . 1 = 5 are needed"):
+    with pytest.raises(ValueError, match="class 11 has 4 samples; allowed: at least shot . 1 = 5"):
         fewshot.pair_errors(torch.zeros(16, 2), labels, shot=4)
+
+
+def nearly_dependent():
+    """Float64 features of which one direction is 10^-12 of the other, and its noise decides all."""
+    x, y = gaussian_classes(dim=2, dtype=torch.float64)
+    return x * torch.tensor([1.0, 1e-12], dtype=torch.float64), y
 
 
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: fewshot.pair_errors(X, Y, shot=0), ValueError, "shot must be at least 1"),
-        (lambda: fewshot.pair_errors(X, Y, shot=1, draws=0), ValueError, "draws must be at least 1"),
+        (lambda: fewshot.pair_errors(X, Y, shot=0), ValueError, "shot=0; allowed: a whole number of at least 1"),
+        (
+            lambda: fewshot.pair_errors(X, Y, shot=1, draws=0),
+            ValueError,
+            "draws=0; allowed: a whole number of at least 1",
+        ),
         (
             lambda: fewshot.pair_errors(X, Y, shot=1, draws=1, intervals=True),
             ValueError,
-            "draws must be at least 2",
+            "draws=1; allowed: a whole number of at least 2",
         ),
         (lambda: fewshot.pair_errors(X, Y, shot=1, queries="al"), ValueError, "did you mean 'all'"),
-        (lambda: fewshot.pair_errors(X, Y * 0, shot=1), ValueError, "at least 2 classes, got 1"),
-        (lambda: fewshot.compare(X, Y, heads="ncc"), ValueError, "heads must be a non-empty sequence"),
-        (lambda: fewshot.compare(X, Y, shots=5), ValueError, "shots must be a non-empty sequence"),
-        (lambda: fewshot.select_ridge(X, Y, ridges=()), ValueError, "ridges must be a non-empty sequence"),
-        (lambda: fewshot.select_ridge(X, Y, ridges=(1, -1)), ValueError, "ridges must be .* above 0, got -1"),
+        (
+            lambda: fewshot.pair_errors(X, Y * 0, shot=1),
+            ValueError,
+            "labels holds 1 class; allowed: at least 2 classes",
+        ),
+        (lambda: fewshot.compare(X, Y, heads="ncc"), ValueError, "heads='ncc'; allowed: a non-empty sequence of names"),
+        (lambda: fewshot.compare(X, Y, shots=5), ValueError, "shots=5; allowed: a non-empty sequence of integers"),
+        (
+            lambda: fewshot.select_ridge(X, Y, ridges=()),
+            ValueError,
+            "ridges=.*; allowed: a non-empty sequence of numbers above 0",
+        ),
+        (lambda: fewshot.select_ridge(X, Y, ridges=(1, -1)), ValueError, "ridges=-1; allowed: a finite number above 0"),
         (
             lambda: fewshot.select_ridge(X, Y, head="ncc"),
             ValueError,
-            "head must be one of 'ridge', 'logistic'",
+            "head='ncc' is unknown; allowed: ridge, logistic",
         ),
-        (lambda: fewshot.recalled_ridge(0), ValueError, "shot must be at least 1"),
         (
             lambda: fewshot.evaluate(X, Y, episodes=5).to_frame("episode"),
             ValueError,
@@ -646,10 +862,10 @@ def test_short_class_is_named():
         (
             lambda: fewshot.evaluate(X, Y, way=6, episodes=5).class_interval(),
             ValueError,
-            "more classes than way = 6",
+            "class_interval of 6 classes; allowed: more classes than way = 6",
         ),
         (
-            lambda: fewshot.evaluate(1e6 * gaussian_classes()[0], gaussian_classes()[1], ridge=1e-6, episodes=50),
+            lambda: fewshot.evaluate(*nearly_dependent(), ridge=1e-30, episodes=50),
             ArithmeticError,
             "ridge is too small",
         ),

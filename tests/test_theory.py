@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncbook import collapse, fewshot, theory
-from ncbook.theory import PairMoments, gaussian_error, laws
+from ncbook.theory import PairMoments, distributions, gaussian_error
 
 
 def enumerate_margins(first, second, shot):
-    """Exact law of Z = |x - m2|^2 - |x - m1|^2: x of class 1, `shot` i.i.d. shots of each class."""
+    """Exact distribution of Z = |x - m2|^2 - |x - m1|^2: x of class 1, `shot` i.i.d. shots of each class."""
     margins = []
     for x in first:
         for one in itertools.product(first, repeat=shot):
@@ -55,12 +55,12 @@ def bounds(moments, shot):
 
 @pytest.mark.parametrize("shot", [1, 2, 3, 5])
 @pytest.mark.parametrize(("points", "dim"), [(2, 1), (3, 2), (4, 3)])
-def test_no_discrete_law_exceeds_a_bound(points, dim, shot):
+def test_no_discrete_distribution_exceeds_a_bound(points, dim, shot):
     """Exact errors: nothing is allowed for Monte-Carlo."""
     generator = torch.Generator().manual_seed(100 * points + shot)
-    batch = laws.random_laws(1000, points, dim, generator=generator)
-    error = laws.errors(batch, shot)
-    assert float((error > 0.1).double().mean()) > 0.05, "the laws are too easy to say anything"
+    batch = distributions.random_distributions(1000, points, dim, generator=generator)
+    error = distributions.errors(batch, shot)
+    assert float((error > 0.1).double().mean()) > 0.05, "the distributions are too easy to say anything"
     found = bounds(batch.moments, shot)
     for name, bound in found.items():
         assert bool((error <= bound + 1e-12).all()), name
@@ -73,7 +73,7 @@ def test_no_discrete_law_exceeds_a_bound(points, dim, shot):
 
 
 @pytest.mark.parametrize("shot", [1, 3])
-def test_no_heavy_tailed_law_exceeds_a_bound(shot):
+def test_no_heavy_tailed_distribution_exceeds_a_bound(shot):
     """Student's t with 2.1 degrees of freedom on nine quantiles: fourth moments are large."""
     from scipy.stats import t
 
@@ -82,8 +82,8 @@ def test_no_heavy_tailed_law_exceeds_a_bound(shot):
     scale = torch.rand(60, 2, 1, generator=generator, dtype=torch.float64) * 2
     points = (quantiles * scale)[..., None]
     points[:, 1] += 1.0
-    batch = laws.Laws(points, torch.full((60, 2, 9), 1 / 9, dtype=torch.float64))
-    error = laws.errors(batch, shot)
+    batch = distributions.Distributions(points, torch.full((60, 2, 9), 1 / 9, dtype=torch.float64))
+    error = distributions.errors(batch, shot)
     for name, bound in bounds(batch.moments, shot).items():
         assert bool((error <= bound + 1e-12).all()), name
 
@@ -114,16 +114,18 @@ def test_samples_as_the_population(seed, shot, gap):
     first, second, x, y = two_classes(seed, gap=gap)
     error = np.mean([(enumerate_margins(a, b, shot) <= 0).mean() for a, b in ((first, second), (second, first))])
     equal = torch.full((1, 2, 3), 1 / 3, dtype=torch.float64)
-    batch = laws.Laws(torch.tensor(np.stack([first, second]))[None], equal)
-    assert float(laws.errors(batch, shot)) == pytest.approx(error, abs=1e-12)
+    batch = distributions.Distributions(torch.tensor(np.stack([first, second]))[None], equal)
+    assert float(distributions.errors(batch, shot)) == pytest.approx(error, abs=1e-12)
     for name, bound in bounds(PairMoments.of_features(x, y), shot).items():
         assert error <= float(bound) + 1e-12, name
 
 
 def test_moments_agree_however_they_are_made():
     generator = torch.Generator().manual_seed(0)
-    batch = laws.random_laws(1, 4, 3, generator=generator)
-    batch = laws.Laws(batch.points, torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.4, 0.4, 0.1, 0.1]]]).double())
+    batch = distributions.random_distributions(1, 4, 3, generator=generator)
+    batch = distributions.Distributions(
+        batch.points, torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.4, 0.4, 0.1, 0.1]]]).double()
+    )
     counts = (batch.weights * 10).round().long()[0]  # ten samples a class in the same shares
     x = torch.cat([batch.points[0, c].repeat_interleave(counts[c], 0) for c in range(2)])
     y = torch.tensor([7] * 10 + [3] * 10)  # gaps, and the second class has the smaller label
@@ -219,26 +221,26 @@ def test_gaussian_error_of_special_cases():
     assert gaussian_error(one, one * 0.0, one * 0.2, 1) > 0.0
 
 
-def test_law_errors_by_hand_and_with_many_shots():
-    law = laws.two_point(0.2)
+def test_distribution_errors_by_hand_and_with_many_shots():
+    distribution = distributions.two_point(0.2)
     # p = 0.2, n = 1, t just past (1 + 0.2 t) / 2: class 1 errs iff x = t, m_1 = 0; class 2 iff never (|1 - t| > 0)
-    assert float(laws.errors(law, 1)) == pytest.approx(0.2 * 0.8 / 2)
+    assert float(distributions.errors(distribution, 1)) == pytest.approx(0.2 * 0.8 / 2)
     simulated = fewshot.pair_errors(
-        torch.cat([torch.zeros(80, 1), torch.full((20, 1), float(law.points[0, 0, 1])), torch.ones(100, 1)]),
+        torch.cat([torch.zeros(80, 1), torch.full((20, 1), float(distribution.points[0, 0, 1])), torch.ones(100, 1)]),
         torch.arange(2).repeat_interleave(100),
         shot=3,
         draws=4000,
         replacement=True,
     )
-    assert float(laws.errors(law, 3)) == pytest.approx(float(simulated[0, 1]), abs=0.004)
+    assert float(distributions.errors(distribution, 3)) == pytest.approx(float(simulated[0, 1]), abs=0.004)
 
 
 def test_constant_four_is_reached():
-    """A two-point law that jumps just past the midpoint, many shots: Err / V -> 4 as V -> 0, so no smaller constant."""
+    """A point that jumps just past the midpoint, many shots: Err / V -> 4 as V -> 0, so no smaller constant."""
     ratios = []
     for p, shot, beyond in ((0.1, 200, 0.1), (0.01, 2000, 0.01), (0.001, 20_000, 0.001)):
-        law = laws.two_point(p, beyond=beyond)
-        ratios.append(float(laws.errors(law, shot) / law.moments.cdnv[0, 0, 1]))
+        distribution = distributions.two_point(p, beyond=beyond)
+        ratios.append(float(distributions.errors(distribution, shot) / distribution.moments.cdnv[0, 0, 1]))
     assert ratios[0] < ratios[1] < ratios[2] < 4
     assert ratios[2] > 3.98
 
@@ -285,10 +287,10 @@ def test_quadratic_bound_in_known_cases():
     assert theory.quadratic_bound(0.1, 5, pool=10**9) == pytest.approx(theory.quadratic_bound(0.1, 5), rel=0.02)
 
 
-def test_shared_point_law_is_the_worst_known_for_one_shot():
-    law = laws.shared_point(torch.linspace(0.01, 0.95, 40))
-    v = law.moments.cdnv[:, 0, 1]
-    torch.testing.assert_close(laws.errors(law, 1), theory.mean_mismatch_bound(v))
+def test_shared_point_distribution_is_the_worst_known_for_one_shot():
+    distribution = distributions.shared_point(torch.linspace(0.01, 0.95, 40))
+    v = distribution.moments.cdnv[:, 0, 1]
+    torch.testing.assert_close(distributions.errors(distribution, 1), theory.mean_mismatch_bound(v))
 
 
 def test_search_comes_near_the_bounds_and_never_above():
@@ -296,12 +298,12 @@ def test_search_comes_near_the_bounds_and_never_above():
         ("B1", 0.45, lambda m: theory.cdnv_bound(m.cdnv, 1)),
         ("B3", 0.9, lambda m: theory.directional_bound(m, shot=1)),
     ):
-        found = laws.search(bound, shot=1, dim=2, rounds=500, seed=1)
+        found = distributions.search(bound, shot=1, dim=2, rounds=500, seed=1)
         ratio = found.error / found.level
         assert least < float(ratio.max()) <= 1 + 1e-9, name
-    again = laws.search(bound, shot=1, dim=2, rounds=500, seed=1)
+    again = distributions.search(bound, shot=1, dim=2, rounds=500, seed=1)
     assert again.error.equal(found.error)
-    torch.testing.assert_close(laws.errors(found.laws, 1), found.error)
+    torch.testing.assert_close(distributions.errors(found.distributions, 1), found.error)
 
 
 def test_mean_mismatch_bound_holds_without_probability():
@@ -319,9 +321,9 @@ def test_mean_mismatch_bound_holds_without_probability():
         directional = collapse.directional_cdnv_matrix(x, y)
         for c in range(2):
             bound = theory.mean_mismatch_bound(float(directional[c, 1 - c]))
-            share = float(wrong[y == c].double().mean())
-            assert share <= bound + 1e-12
-            worst = max(worst, share / bound)
+            fraction = float(wrong[y == c].double().mean())
+            assert fraction <= bound + 1e-12
+            worst = max(worst, fraction / bound)
     assert worst > 0.5
     # attained: a sample exactly on the midpoint, the rest where Cantelli wants them
     x = torch.tensor([[0.0]] * 99 + [[1.0]] + [[1.99]] * 100, dtype=torch.float64)  # means 0.01 and 1.99, midpoint 1
@@ -386,7 +388,7 @@ def test_spread_bound_follows_from_the_second_moment_bound():
 
 def test_published_bound_of_2025_holds_where_it_is_stated():
     generator = torch.Generator().manual_seed(0)
-    batch = laws.random_laws(2000, 2, 1, generator=generator)
+    batch = distributions.random_distributions(2000, 2, 1, generator=generator)
     moments = batch.moments
     for shot in (1, 5):
         d2 = moments.squared_distance
@@ -394,7 +396,7 @@ def test_published_bound_of_2025_holds_where_it_is_stated():
         off = ~torch.eye(2, dtype=torch.bool)
         v, directional, root = (q[:, off].mean(1) for q in (one_sided, moments.along / d2**2, one_sided.sqrt()))
         bound = theory.published_bound_2025(v, directional, root, shot=shot, a=16)
-        assert bool((laws.errors(batch, shot) <= bound + 1e-12).all())
+        assert bool((distributions.errors(batch, shot) <= bound + 1e-12).all())
 
 
 def test_k_way_error_stays_below_the_union_bound():
@@ -437,7 +439,7 @@ def test_iid_shots_need_the_larger_factor():
     points = torch.tensor([[[0.0], [1.2]], [[1.0], [2.5]]], dtype=torch.float64)
     m, tightest = 4, 0.0
     for shot in (1, 2, 3):
-        population = float(laws.errors(laws.Laws(points[None], weights[None]), shot))
+        population = float(distributions.errors(distributions.Distributions(points[None], weights[None]), shot))
         counts = torch.arange(m + 1, dtype=torch.float64)
         seen, chance = [], []
         for i, j in itertools.product(range(m + 1), repeat=2):
@@ -449,7 +451,9 @@ def test_iid_shots_need_the_larger_factor():
                     for k, c in enumerate((i, j))
                 )
             )
-        on_samples = laws.errors(laws.Laws(points.expand(len(seen), -1, -1, -1), torch.stack(seen)), shot)
+        on_samples = distributions.errors(
+            distributions.Distributions(points.expand(len(seen), -1, -1, -1), torch.stack(seen)), shot
+        )
         mean = float((on_samples * torch.tensor(chance, dtype=torch.float64)).sum())
         assert population <= mean * theory.iid_shots_factor(m, shot) + 1e-12
         tightest = max(tightest, population / mean)
@@ -463,9 +467,9 @@ def test_new_samples_bound_is_met_by_any_two_samples(seed, samples):
     """Two sets of samples, the larger as the distribution."""
     generator = torch.Generator().manual_seed(seed)
     y_small, y_large = torch.arange(2).repeat_interleave(samples), torch.arange(2).repeat_interleave(50)
-    centre = 2 * torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    center = 2 * torch.randn(2, 3, generator=generator, dtype=torch.float64)
     small, large = (
-        centre[y] + torch.randn(len(y), 3, generator=generator, dtype=torch.float64) for y in (y_small, y_large)
+        center[y] + torch.randn(len(y), 3, generator=generator, dtype=torch.float64) for y in (y_small, y_large)
     )
     sides = []
     for x, y in ((small, y_small), (large, y_large)):
@@ -486,8 +490,8 @@ def test_new_samples_bound_is_met_by_any_two_samples(seed, samples):
 def test_new_classes_interval_covers():
     """Classes on a line; phi(i, j) = 1 where they are nearer than one: its mean over all pairs is known."""
     generator = torch.Generator().manual_seed(0)
-    centres = 3 * torch.rand(4000, 16, generator=generator, dtype=torch.float64)  # 4,000 trials of 16 classes
-    near = ((centres[:, :, None] - centres[:, None]).abs() < 1).double()
+    centers = 3 * torch.rand(4000, 16, generator=generator, dtype=torch.float64)  # 4,000 trials of 16 classes
+    near = ((centers[:, :, None] - centers[:, None]).abs() < 1).double()
     average = (near.sum((1, 2)) - 16) / (16 * 15)
     expected = 1 - (2 / 3) ** 2  # P[|U - U'| < 1] on [0, 3]
     for confidence in (0.5, 0.95):
@@ -497,8 +501,8 @@ def test_new_classes_interval_covers():
 
 def test_combined_bound_is_a_number_times_what_is_unknown():
     v = torch.tensor([[torch.nan, 0.01, 0.03], [0.01, torch.nan, 0.02], [0.03, 0.02, torch.nan]])
-    given = dict(shot=5, way=5, samples=500, n_classes=64, depth=28, min_distance=2.0)
-    bound = theory.combined_bound(v, **given)
+    call = dict(shot=5, way=5, samples=500, n_classes=64, depth=28, min_distance=2.0)
+    bound = theory.combined_bound(v, **call)
     assert bound.leading == pytest.approx(4 * 500 / 495 * 1.2 * 0.02)
     assert bound.class_term == pytest.approx(4 * math.sqrt(28 * math.log(64)) / (8 * 2))
     assert bound.sample_term == pytest.approx(5 * math.sqrt(28) / (math.sqrt(500) * 2))
@@ -513,23 +517,29 @@ def test_combined_bound_is_a_number_times_what_is_unknown():
         (lambda: theory.cdnv_bound(0.1, 0), "shot=0"),
         (lambda: theory.spread_bound(0.1, 1, 0.5), "rank=0.5"),
         (lambda: theory.directional_bound(torch.randn(4, 2), torch.tensor([0, 0, 1, 1]), 0), "shot=0"),
-        (lambda: theory.directional_bound(torch.randn(4, 2), torch.tensor([0, 0, 1, 1])), "shot must be given"),
-        (lambda: theory.second_moment_bound(torch.randn(4, 2), shot=1), "labels must be given"),
+        (
+            lambda: theory.directional_bound(torch.randn(4, 2), torch.tensor([0, 0, 1, 1])),
+            "shot=None; allowed: a finite number of at least 1",
+        ),
+        (lambda: theory.second_moment_bound(torch.randn(4, 2), shot=1), "labels=None beside features"),
         (lambda: theory.published_bound_2025(0.1, 0.1, 0.1, shot=1, a=8), "above 9.657"),
         (lambda: theory.cdnv_bound(0.1, 5, pool=5), "more samples than shots"),
-        (lambda: theory.cdnv_bound(0.1, 5, pool=6, queries="some"), "'undrawn' or 'all'"),
+        (lambda: theory.cdnv_bound(0.1, 5, pool=6, queries="some"), "queries='some' is unknown; allowed: undrawn, all"),
         (lambda: theory.mean_mismatch_bound(-1.0), "cdnv=-1.0"),
         (lambda: theory.new_classes_half_width(1), "n_classes=1"),
         (lambda: theory.new_classes_half_width(8, confidence=1.0), "confidence=1.0"),
         (
             lambda: theory.new_samples_bound(0.1, mean_error=0, variance_gain=0, distance=0, sample_distance=1),
-            "distance=0",
+            "distance=0; allowed: a finite number above 0",
         ),
-        (lambda: gaussian_error(torch.ones(2), torch.ones(3), torch.ones(2), 1), r"first is of shape \[3\]"),
+        (lambda: gaussian_error(torch.ones(2), torch.ones(3), torch.ones(2), 1), r"first has shape \[3\]"),
         (lambda: gaussian_error(torch.ones(2), torch.zeros(2), torch.zeros(2), 1), "no noise|noise in at least"),
         (lambda: gaussian_error(torch.ones(2), torch.tensor([1.0, -1.0]), torch.ones(2), 1), "smallest eigenvalue"),
-        (lambda: laws.two_point(1.5), "jump=1.5"),
-        (lambda: laws.errors(laws.random_laws(1, 6, 1, generator=torch.Generator()), 40), "placements"),
+        (lambda: distributions.two_point(1.5), "jump=1.5"),
+        (
+            lambda: distributions.errors(distributions.random_distributions(1, 6, 1, generator=torch.Generator()), 40),
+            "placements",
+        ),
         (lambda: theory.multiclass_bound(torch.zeros(3, 2)), r"pair_errors.*\[3, 2\]"),
         (lambda: theory.without_replacement_factor(5, 5), "more samples than shots"),
     ],
@@ -545,3 +555,95 @@ def test_keeps_the_diagonal_and_gradients():
     assert bound.isnan().equal(torch.eye(2, dtype=torch.bool))
     bound[0, 1].backward()
     assert v.grad[0, 1] > 0
+
+
+def test_an_infinite_cdnv_gives_the_limit_of_every_bound():
+    """The worst pairs must not vanish from means: NaN comes from NaN only."""
+    endless, large = math.inf, 1e15
+    functions = [
+        (lambda v: theory.cdnv_bound(v, 5), 2.0),
+        (lambda v: theory.cdnv_bound(v, 2, pool=7), 2.0),
+        (theory.mean_mismatch_bound, 1.0),
+        (lambda v: theory.quadratic_bound(v, 1), 1.0),
+        (lambda v: theory.quadratic_bound(v, 5), 1.0),
+        (lambda v: theory.spread_bound(v, 5, 3.0), math.inf),
+        (lambda v: theory.spread_bound(v, 5, math.inf), math.inf),
+        (lambda v: theory.published_bound_2025(v, v, v, shot=5), math.inf),
+        (
+            lambda v: theory.new_samples_bound(v, mean_error=0.1, variance_gain=0.1, distance=1, sample_distance=1),
+            math.inf,
+        ),
+    ]
+    for bound, limit in functions:
+        assert bound(endless) == limit
+        assert limit == math.inf or bound(large) == pytest.approx(limit, rel=1e-9)
+        row = torch.tensor([0.0, 0.1, endless, torch.nan], dtype=torch.float64)
+        strided = torch.stack([row, row], 1)[:, 0].requires_grad_()  # not contiguous
+        values = bound(strided)
+        assert values.dtype == torch.float64 and values[2] == limit and values.isnan().tolist() == [False] * 3 + [True]
+        assert float(values[1].detach()) == pytest.approx(bound(0.1), rel=1e-9)
+        (slope,) = torch.autograd.grad(values[1], strided)
+        assert slope[1] > 0 and slope[[0, 2, 3]].nan_to_num(0.0).eq(0).all()
+    pairs = torch.tensor([[torch.nan, endless], [endless, torch.nan]])
+    combined = theory.combined_bound(pairs, shot=1, way=2, samples=9, n_classes=2, depth=4, min_distance=1.0)
+    assert combined.leading == math.inf and combined.proved == pytest.approx(1.0)
+
+
+def test_classes_with_equal_means_have_vacuous_bounds_not_nan():
+    mean = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
+    moments = PairMoments.of_gaussians(mean, torch.tensor([[1.0, 0.5], [0.0, 0.0], [0.2, 0.3]]))
+    points = PairMoments.of_points(mean[None, :, None].expand(1, 3, 2, 2), torch.full((1, 3, 2), 0.5))
+    for of in (moments, points):
+        assert bool((of.cdnv[..., 0, 1] == math.inf).all())
+        for bound in (theory.second_moment_bound, theory.directional_bound, theory.directional_quadratic_bound):
+            found = bound(of, shot=2)
+            assert bool((found[..., 0, 1] == 1).all()), bound.__name__
+            assert bool((found[..., 0, 2] < 1).all() and (found.isnan().sum((-1, -2)) == 3).all()), bound.__name__
+        assert bool((theory.published_bound_2026(of, shot=2)[..., 0, 1] == math.inf).all())
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 0, -1, "5", None, True])
+def test_shots_that_are_none(wrong):
+    one = torch.ones(1)
+    x, y = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1])
+    for call in (
+        lambda: theory.cdnv_bound(0.1, wrong),
+        lambda: theory.quadratic_bound(0.1, wrong),
+        lambda: theory.spread_bound(0.1, wrong, 2),
+        lambda: theory.directional_bound(x, y, wrong),
+        lambda: theory.second_moment_bound(x, y, shot=wrong),
+        lambda: theory.published_bound_2025(0.1, 0.1, 0.1, shot=wrong),
+        lambda: theory.published_bound_2026(x, y, shot=wrong),
+        lambda: gaussian_error(one, one, one, wrong),
+        lambda: theory.without_replacement_factor(5, wrong),
+        lambda: theory.iid_shots_factor(5, wrong),
+    ):
+        with pytest.raises((TypeError, ValueError), match="shot=.*; allowed:|shot=.* is of type .*; allowed:"):
+            call()
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_numbers_that_are_none_are_refused(broken):
+    one, two = torch.ones(1), torch.ones(2)
+    for name, call in {
+        "gap": lambda: gaussian_error(one * broken, one, one, 1),
+        "first": lambda: gaussian_error(two, torch.tensor([broken, 1.0]), two, 1),
+        "second": lambda: gaussian_error(two, two, torch.eye(2) * broken, 1),
+        "mean_error": lambda: theory.new_samples_bound(
+            0.1, mean_error=broken, variance_gain=0, distance=1, sample_distance=1
+        ),
+        "distance": lambda: theory.new_samples_bound(
+            0.1, mean_error=0, variance_gain=0, distance=broken, sample_distance=1
+        ),
+        "samples": lambda: theory.without_replacement_factor(broken, 1),
+        "pool": lambda: theory.cdnv_bound(0.1, 1, pool=broken),
+        "a=": lambda: theory.published_bound_2025(0.1, 0.1, 0.1, shot=1, a=broken),
+        "confidence": lambda: theory.new_classes_half_width(9, confidence=broken),
+        "min_distance": lambda: theory.combined_bound(
+            torch.eye(2), shot=1, way=2, samples=9, n_classes=2, depth=4, min_distance=broken
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}.*allowed:"):
+            call()
+    with pytest.raises(ValueError, match="pair_errors=nan; allowed"):
+        theory.multiclass_bound(torch.full((3, 3), math.nan))

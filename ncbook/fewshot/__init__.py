@@ -1,10 +1,11 @@
 """Few-shot evaluation: episodes, classifiers on top of features, and accuracies with their intervals.
 
-Works on anybody's features and depends on torch alone.
+Works on anybody's features; depends on torch and ``ncbook._checks`` alone. Called by the trainer (episodes), by what
+measures a run, and by readers with features of their own.
 """
 
-from .episodes import Episodes, sample_episodes
-from .evaluation import RidgeSelection, compare, evaluate, recalled_ridge, select_ridge
+from .episodes import Episodes, EpisodeSampler, sample_episodes
+from .evaluation import RidgeSelection, compare, evaluate, select_ridge
 from .heads import HEADS
 from .pairs import pair_errors
 from .results import FewShotResult
@@ -13,13 +14,13 @@ from .transforms import TRANSFORMS
 __all__ = [
     "HEADS",
     "TRANSFORMS",
+    "EpisodeSampler",
     "Episodes",
     "FewShotResult",
     "RidgeSelection",
     "compare",
     "evaluate",
     "pair_errors",
-    "recalled_ridge",
     "sample_episodes",
     "select_ridge",
 ]

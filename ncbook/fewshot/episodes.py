@@ -1,4 +1,7 @@
-"""Few-shot episodes: which rows are the shots and which are the queries."""
+"""Few-shot episodes: which rows are the shots and which are the queries.
+
+Row numbers only, no features. Called by the evaluation, by the errors of pairs and by whoever trains on episodes.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,16 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import check_count, check_labels
+from ncbook._checks import check_whole
 
-# Episodes drawn at once: a block stays in cache on a CPU and fills a GPU. Fixed for a device type, because
-# the first n episodes of a seed must not depend on how many are asked for.
+from .checks import check_labels
+
+# Episodes drawn at once: a block stays in cache on a CPU and fills a GPU. Fixed for each device type, because
+# the first n episodes of a seed must not depend on how many are drawn.
 _CPU_BLOCK, _GPU_BLOCK = 1024, 16384
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Row numbers of few-shot episodes.
+    """Row numbers of few-shot episodes: a sequence, with slices that are episodes again.
+
+    An integer index gives a single episode: an `Episodes` whose tensors lack the first dimension.
 
     Attributes:
         support: int64 [E, way, shot], rows of the labelled samples.
@@ -28,10 +35,14 @@ class Episodes:
     classes: Tensor
 
     def __len__(self) -> int:
+        if self.support.ndim == 2:
+            raise TypeError("a single episode has no length; its support has shape [way, shot]")
         return len(self.support)
 
-    def __getitem__(self, rows: slice) -> "Episodes":
-        return Episodes(self.support[rows], self.query[rows], self.classes[rows])
+    def __getitem__(self, index: int | slice | Tensor) -> "Episodes":
+        if self.support.ndim == 2:
+            raise TypeError("a single episode cannot be indexed; its support has shape [way, shot]")
+        return Episodes(self.support[index], self.query[index], self.classes[index])
 
 
 class Groups:
@@ -48,8 +59,8 @@ class Groups:
         if len(short):
             k = int(short[0])
             raise ValueError(
-                f"{name}: class {int(self.labels[k])} has {int(self.size[k])} samples, "
-                f"but {what} = {needed} are needed in every class"
+                f"{name}: class {int(self.labels[k])} has {int(self.size[k])} samples; "
+                f"allowed: at least {what} = {needed} in every class"
             )
 
     def check_same_classes(self, other: "Groups") -> None:
@@ -57,8 +68,8 @@ class Groups:
         if self.labels.shape != other.labels.shape or bool((self.labels != other.labels).any()):
             ours, theirs = set(self.labels.tolist()), set(other.labels.tolist())
             raise ValueError(
-                "query_labels must have the classes of labels: "
-                f"missing {sorted(ours - theirs)[:10]}, unknown {sorted(theirs - ours)[:10]}"
+                f"query_labels has other classes than labels: missing {sorted(ours - theirs)[:10]}, "
+                f"unknown {sorted(theirs - ours)[:10]}; allowed: the same classes"
             )
 
     def rows(self, classes: Tensor, within: Tensor) -> Tensor:
@@ -69,9 +80,9 @@ class Groups:
 def draw_distinct(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw ``count`` distinct numbers below each size, in uniformly random order.
 
-    Entry i of a Lehmer code is uniform on 0 ... size - 1 - i: "the how-manieth of those still left". Decoding
-    is a bijection from codes to ordered samples, so every ordered sample without repetition has the same
-    probability (up to the 2^-53 steps of a float64).
+    Entry i of a Lehmer code is uniform on 0 ... size - 1 - i: a place among the numbers that are still left.
+    Decoding is a bijection from codes to ordered samples, so every ordered sample without repetition has the
+    same probability (up to the 2^-53 steps of a float64).
 
     Args:
         sizes: int64 [...], each at least ``count``.
@@ -91,42 +102,97 @@ def draw_distinct(sizes: Tensor, count: int, generator: torch.Generator) -> Tens
     return code.long()
 
 
-def episode_blocks(
-    groups: Groups, query_groups: Groups | None, way: int, shot: int, query: int, episodes: int, seed: int
-) -> Iterator[Episodes]:
-    """Yield the episodes of ``sample_episodes`` in blocks: a million need no more memory than a thousand."""
-    device = groups.order.device
-    generator = torch.Generator(device).manual_seed(seed)
-    block = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
-    n_classes = torch.full((block,), len(groups.labels), device=device)
-    for first in range(0, episodes, block):
-        classes = draw_distinct(n_classes, way, generator)  # [way, block]
-        if query_groups is None:
-            drawn = groups.rows(classes, draw_distinct(groups.size.take(classes), shot + query, generator))
-            support, queries = drawn[:shot], drawn[shot:]  # [shot or query, way, block]
+class EpisodeSampler:
+    """Draws episodes from one set of labels: checked and grouped by class once, drawn from as often as needed.
+
+    A training loop draws the episodes of an epoch with a generator of its own, whose state it can keep.
+
+    Args:
+        labels: integers [N], with or without gaps.
+        way: classes per episode, 2 ... number of classes.
+        shot: labelled samples per class, at least 1.
+        query: samples to classify per class, at least 1.
+        query_labels: labels [M] of another set from which the queries come (domain shift), with the same
+            classes; ``query`` of the episodes then holds row numbers of that set.
+
+    Raises:
+        TypeError, ValueError: for bad input, among them a class with fewer than shot + query samples.
+
+    Example:
+        >>> labels = torch.tensor([3, 3, 3, 7, 7, 7])
+        >>> sampler = EpisodeSampler(labels, way=2, shot=1, query=2)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> [episode.support.shape for episode in sampler.draw(2, generator)]
+        [torch.Size([2, 1]), torch.Size([2, 1])]
+    """
+
+    def __init__(
+        self, labels: Tensor, *, way: int = 5, shot: int = 5, query: int = 15, query_labels: Tensor | None = None
+    ):
+        self.way = check_whole("way", way, 2)
+        self.shot, self.query = check_whole("shot", shot, 1), check_whole("query", query, 1)
+        self.groups = Groups(check_labels(labels))
+        if way > len(self.groups.labels):
+            raise ValueError(f"way={way}; allowed: at most the number of classes, {len(self.groups.labels)}")
+        self.query_groups = None
+        if query_labels is None:
+            self.groups.check_size(shot + query, "shot + query")
         else:
-            support = groups.rows(classes, draw_distinct(groups.size.take(classes), shot, generator))
-            queries = query_groups.rows(classes, draw_distinct(query_groups.size.take(classes), query, generator))
-        whole = Episodes(support.permute(2, 1, 0), queries.permute(2, 1, 0), classes.T)
-        yield whole[: episodes - first]
+            self.query_groups = Groups(check_labels(query_labels, "query_labels"))
+            self.groups.check_same_classes(self.query_groups)
+            self.groups.check_size(shot, "shot")
+            self.query_groups.check_size(query, "query", "query_labels")
+
+    def draw(self, episodes: int, generator: torch.Generator) -> Episodes:
+        """Draw episodes, and leave the generator where the next draw goes on.
+
+        Args:
+            episodes: how many. The first n of a generator's state do not depend on it.
+            generator: on the device of the labels.
+
+        Returns:
+            Episodes, on the device of the labels.
+
+        Raises:
+            TypeError, ValueError: for fewer than one episode, or a generator of another device.
+        """
+        check_whole("episodes", episodes, 1)
+        device = self.groups.order.device
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator is of type {type(generator).__name__}; allowed: a torch.Generator")
+        if generator.device.type != device.type:
+            raise ValueError(f"generator is on {generator.device}; allowed: {device}, where labels is")
+        blocks = list(self.blocks(episodes, generator))
+        return Episodes(
+            torch.cat([block.support for block in blocks]).contiguous(),
+            torch.cat([block.query for block in blocks]).contiguous(),
+            torch.cat([block.classes for block in blocks]).contiguous(),
+        )
+
+    def blocks(self, episodes: int, generator: torch.Generator) -> Iterator[Episodes]:
+        """Yield the episodes of ``draw`` in blocks: a million need no more memory than a thousand."""
+        device = self.groups.order.device
+        block = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
+        for first in range(0, episodes, block):
+            yield self._block(block, generator)[: episodes - first]
+
+    def _block(self, block: int, generator: torch.Generator) -> Episodes:
+        groups, others = self.groups, self.query_groups
+        n_classes = torch.full((block,), len(groups.labels), device=groups.order.device)
+        classes = draw_distinct(n_classes, self.way, generator)  # [way, block]
+        sizes = groups.size.take(classes)
+        if others is None:
+            drawn = groups.rows(classes, draw_distinct(sizes, self.shot + self.query, generator))
+            support, query = drawn[: self.shot], drawn[self.shot :]  # [shot or query, way, block]
+        else:
+            support = groups.rows(classes, draw_distinct(sizes, self.shot, generator))
+            query = others.rows(classes, draw_distinct(others.size.take(classes), self.query, generator))
+        return Episodes(support.permute(2, 1, 0), query.permute(2, 1, 0), classes.T)
 
 
-def check_episodes(labels, query_labels, way, shot, query, episodes, seed) -> tuple[Groups, Groups | None]:
-    """Validate what defines the episodes and group the rows by class."""
-    for name, value in dict(way=way, shot=shot, query=query, episodes=episodes).items():
-        check_count(name, value, 2 if name == "way" else 1)
-    check_count("seed", seed, 0)
-    groups = Groups(check_labels(labels))
-    if way > len(groups.labels):
-        raise ValueError(f"way must be at most the number of classes, {len(groups.labels)}, got {way}")
-    if query_labels is None:
-        groups.check_size(shot + query, "shot + query")
-        return groups, None
-    query_groups = Groups(check_labels(query_labels, "query_labels"))
-    groups.check_same_classes(query_groups)
-    groups.check_size(shot, "shot")
-    query_groups.check_size(query, "query", "query_labels")
-    return groups, query_groups
+def seeded_generator(seed: int, device: torch.device) -> torch.Generator:
+    """The generator of ``seed``, as ``sample_episodes`` and the evaluation use it."""
+    return torch.Generator(device).manual_seed(check_whole("seed", seed, 0))
 
 
 def sample_episodes(
@@ -141,15 +207,15 @@ def sample_episodes(
 ) -> Episodes:
     """Draw episodes: ``way`` distinct classes, then ``shot`` + ``query`` distinct samples of each.
 
-    Every ordered choice of classes has the same probability, and, given the classes, every ordered choice of
+    Every ordered choice of classes has the same probability, and, within the classes, every ordered choice of
     samples, whatever the sizes of the classes. This is the protocol of Vinyals et al. (2016) and Snell et al.
     (2017).
 
     Args:
         labels: integers [N], with or without gaps.
-        way: classes an episode, 2 ... number of classes.
-        shot: labelled samples a class, at least 1.
-        query: samples to classify a class, at least 1.
+        way: classes per episode, 2 ... number of classes.
+        shot: labelled samples per class, at least 1.
+        query: samples to classify per class, at least 1.
         episodes: how many.
         seed: the same seed gives the same episodes on one device type, and the first n do not depend on
             ``episodes``.
@@ -171,10 +237,5 @@ def sample_episodes(
         >>> labels[episodes.query[0, 0]].unique() == labels[episodes.support[0, 0]]
         tensor([True])
     """
-    groups, query_groups = check_episodes(labels, query_labels, way, shot, query, episodes, seed)
-    blocks = list(episode_blocks(groups, query_groups, way, shot, query, episodes, seed))
-    return Episodes(
-        torch.cat([block.support for block in blocks]).contiguous(),
-        torch.cat([block.query for block in blocks]).contiguous(),
-        torch.cat([block.classes for block in blocks]).contiguous(),
-    )
+    sampler = EpisodeSampler(labels, way=way, shot=shot, query=query, query_labels=query_labels)
+    return sampler.draw(episodes, seeded_generator(seed, labels.device))

@@ -1,4 +1,4 @@
-"""What an evaluation gives back."""
+"""What an evaluation gives back: accuracies with their intervals, and tidy frames of them. Made by the protocol."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import check_count
+from ncbook._checks import check_choice, check_whole
 
 _REPLICATES_AT_ONCE = 8_000_000  # weights [replicates, episodes] held at once
 
@@ -20,12 +20,13 @@ class FewShotResult:
         ci95: 1.96 standard errors over episodes, the half width of a 95 % interval (NaN for one episode). It
             says how well the episodes determine the accuracy on *these classes and samples*, and shrinks to 0
             with their number. Other classes would give another accuracy: see ``class_interval``.
-        per_episode: float64 [E], share of correct queries of each episode.
+        per_episode: float64 [E], fraction of correct queries of each episode.
         classes: int64 [E, way], classes of each episode; entry k means ``labels[k]``.
         labels: [C], the labels in ascending order.
-        confusion: int64 [C, C], queries of class i that were given to class j; None if not asked for.
+        confusion: int64 [C, C], queries of class i that were classified as j; None without
+            ``confusion=True``.
         head, way, shot, query, ridge, seed, transform: the setting.
-        route: "gather" or "gram", the way that was taken.
+        route: "gather" or "gram", the route that was taken.
     """
 
     accuracy: float
@@ -67,13 +68,14 @@ class FewShotResult:
             The 2.5 % and the 97.5 % quantile of the replicates.
 
         Raises:
-            ValueError: when there are fewer than ``way`` + 1 classes, which say nothing about other classes.
+            TypeError, ValueError: for bad input, and for fewer than ``way`` + 1 classes, from which nothing follows
+                about others.
         """
-        check_count("replicates", replicates, 2)
-        check_count("seed", seed, 0)
+        check_whole("replicates", replicates, 2)
+        check_whole("seed", seed, 0)
         n_classes, device = len(self.labels), self.classes.device
         if n_classes <= self.way:
-            raise ValueError(f"class_interval needs more classes than way = {self.way}, got {n_classes}")
+            raise ValueError(f"class_interval of {n_classes} classes; allowed: more classes than way = {self.way}")
         generator = torch.Generator(device).manual_seed(seed)
         drawn = torch.randint(n_classes, (replicates, n_classes), generator=generator, device=device)
         times = torch.zeros(n_classes, replicates, device=device)
@@ -93,34 +95,35 @@ class FewShotResult:
         """A tidy pandas frame.
 
         Args:
-            what: "episodes", one row an episode with its accuracy; "classes", one row a class with its
-                accuracy over all its queries; "confusion", one row a pair (label, predicted) with the share
+            what: "episodes", a row per episode with its accuracy; "classes", a row per class with its
+                accuracy over all its queries; "confusion", a row per pair (label, predicted) with the fraction
                 of the label's queries.
 
         Returns:
             pandas.DataFrame whose first columns (head, way, shot, query, ridge, seed) repeat the setting, so
             that frames of several results can be stacked.
+
+        Raises:
+            ValueError: for another ``what``, and for one that needs a confusion that was not counted.
         """
         import pandas as pd
-
-        from .checks import check_choice
 
         check_choice("what", what, ("episodes", "classes", "confusion"))
         setting = {name: getattr(self, name) for name in ("head", "way", "shot", "query", "ridge", "seed")}
         if what == "episodes":
             return pd.DataFrame(setting | {"episode": range(len(self.per_episode)), "accuracy": self.per_episode.cpu()})
         if self.confusion is None:
-            raise ValueError(f"what = {what!r} needs the confusion: evaluate(..., confusion=True)")
+            raise ValueError(f"what={what!r} without a confusion; allowed: after evaluate(..., confusion=True)")
         labels = self.labels.cpu()
         queries = self.confusion.sum(1)
-        share = (self.confusion / queries[:, None]).cpu().double()
+        fraction = (self.confusion / queries[:, None]).cpu().double()
         if what == "classes":
-            columns = {"label": labels, "queries": queries.cpu(), "accuracy": share.diagonal()}
+            columns = {"label": labels, "queries": queries.cpu(), "accuracy": fraction.diagonal()}
         else:
             columns = {
                 "label": labels.repeat_interleave(len(labels)),
                 "predicted": labels.repeat(len(labels)),
-                "share": share.flatten(),
+                "fraction": fraction.flatten(),
             }
         return pd.DataFrame(setting | {name: column.numpy() for name, column in columns.items()})
 

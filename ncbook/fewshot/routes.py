@@ -1,37 +1,59 @@
-"""Two ways to the inner products of an episode: from its gathered features, or from one Gram matrix."""
+"""Two ways to the inner products of an episode: from its gathered features, or from one Gram matrix.
+
+Also which of the two is cheaper, and how many episodes at once; called by the protocol.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .episodes import Episodes
+from .heads import Products
 
 # Bytes of one chunk of episodes: what stays near the cores of a CPU, what fills a GPU.
 _CPU_CHUNK, _GPU_CHUNK = 8 * 2**20, 2**30
-_GRAM_LIMIT = 2**30  # bytes above which a Gram matrix is built only when asked for by name
+_GRAM_LIMIT = 2**30  # bytes above which a Gram matrix is built only with route="gram"
 
-# Rough rates of a device, of which only ratios matter for the choice: floating-point operations a second,
-# bytes a second, seconds for one number gathered from a Gram matrix that fits a cache of _CACHE bytes, and
+# Rough rates of a device, of which only ratios matter for the choice: floating-point operations per second,
+# bytes per second, seconds for one number gathered from a Gram matrix that fits a cache of _CACHE bytes, and
 # from a larger one.
 _RATES = {"cpu": (1.2e11, 2.5e10, 2e-9, 4e-9), "cuda": (4e13, 2e12, 1e-11, 4e-11)}
 _CACHE = 32 * 2**20
 
 
-class Gather:
+class Route:
+    """What both have in common: features [N, D] and [M, D] with the norms of their rows."""
+
+    def __init__(self, support: Tensor, queries: Tensor):
+        self.support, self.queries = support, queries
+        self.support_norms = torch.linalg.vector_norm(support, dim=1)
+        same = queries is support
+        self.query_norms = self.support_norms if same else torch.linalg.vector_norm(queries, dim=1)
+
+    def products(self, episodes: Episodes, *, kernel: bool, means: bool) -> Products:
+        """The products of a chunk of episodes: those of single shots, those of class means, or both."""
+        K = Kq = mq = mm = None
+        if kernel:
+            K, Kq = self.kernel(episodes)
+        if means:
+            mq, mm = means_of_kernel(K, Kq, episodes.support.shape[1]) if kernel else self.means(episodes)
+        shot_norm = self.support_norms.take(episodes.support).flatten(1).amax(1)
+        query_norms = self.query_norms.take(episodes.query.flatten(1))
+        return Products(K, Kq, mq, mm, shot_norm, query_norms, self.support.shape[1])
+
+
+class Gather(Route):
     """Copies the features of a chunk of episodes together, then batched matrix products."""
 
     name = "gather"
 
-    def __init__(self, support: Tensor, queries: Tensor):
-        self.support, self.queries = support, queries
-
     def bytes(self, shots: int, queries: int) -> int:
-        """Bytes an episode needs."""
+        """Bytes per episode."""
         return (shots + queries) * self.support.shape[1] * self.support.element_size()
 
     def kernel(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """K [E, S, S] and Kq [E, S, Q]."""
-        s, q = _rows(self.support, episodes.support), _rows(self.queries, episodes.query)
+        s, q = rows_of(self.support, episodes.support), rows_of(self.queries, episodes.query)
         return s @ s.mT, s @ q.mT
 
     def means(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
@@ -39,20 +61,21 @@ class Gather:
         # gathers and averages without a copy of the shots
         m = F.embedding_bag(episodes.support.flatten(0, 1), self.support, mode="mean")
         m = m.view(len(episodes), -1, m.shape[1])
-        return m @ _rows(self.queries, episodes.query).mT, m.square().sum(-1)
+        return m @ rows_of(self.queries, episodes.query).mT, m.square().sum(-1)
 
 
-class Gram:
+class Gram(Route):
     """All inner products once; each episode then only picks its own."""
 
     name = "gram"
 
     def __init__(self, support: Tensor, queries: Tensor):
+        super().__init__(support, queries)
         self.shots_shots = support @ support.T
         self.shots_queries = self.shots_shots if queries is support else support @ queries.T
 
     def bytes(self, shots: int, queries: int) -> int:
-        """Bytes an episode needs: the numbers and their int64 places."""
+        """Bytes per episode: the numbers and their int64 places."""
         return shots * (shots + queries) * (self.shots_shots.element_size() + 8)
 
     def kernel(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
@@ -75,7 +98,7 @@ def means_of_kernel(K: Tensor, Kq: Tensor, way: int) -> tuple[Tensor, Tensor]:
     return Kq.view(e, way, s // way, q).mean(2), blocks.diagonal(dim1=1, dim2=2)
 
 
-def _rows(features: Tensor, rows: Tensor) -> Tensor:
+def rows_of(features: Tensor, rows: Tensor) -> Tensor:
     """Features of the rows [E, way, n] as [E, way x n, D]."""
     return features.index_select(0, rows.flatten()).view(len(rows), -1, features.shape[1])
 
@@ -84,7 +107,7 @@ def _pick(gram: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Entries [..., R, C] of a matrix at rows [..., R] and columns [..., C]."""
     # shots are the rows: the many queries of a class lie near each other within one row
     places = rows[..., :, None] * gram.shape[1] + columns[..., None, :]
-    # One row of the (not copied) matrix an episode: two to three times faster than gram.take on a CPU.
+    # one row of the (not copied) matrix per episode: two to three times faster than gram.take on a CPU.
     return gram.flatten().expand(len(places), -1).gather(1, places.flatten(1)).view_as(places)
 
 

@@ -1,41 +1,60 @@
-"""The usual feature transforms before few-shot classification, each by its name."""
+"""The usual feature transforms before few-shot classification, each by its name; called by the evaluation."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .checks import check_choice
+from ncbook._checks import check_choice
 
-TRANSFORMS = ("none", "l2", "centred", "power")
+from .checks import check_finite
+
+TRANSFORMS = ("none", "l2", "centered", "power")
+_SPELLINGS = {"centred": "centered"}  # names that were public once
 
 
-def check_transform(transform, source_mean: Tensor | None, features: Tensor) -> tuple[str, ...]:
-    """Return the names of the transforms, in order, if they can be applied."""
+def check_transform(transform: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the transforms, in order."""
     names = (transform,) if isinstance(transform, str) else tuple(transform)
-    for name in names:
-        check_choice("transform", name, TRANSFORMS)
-    if "centred" in names:
-        if source_mean is None:
-            raise ValueError("transform 'centred' needs source_mean [D], the mean of the source features; got None")
-        if not isinstance(source_mean, Tensor) or source_mean.shape != features.shape[1:]:
-            got = list(source_mean.shape) if isinstance(source_mean, Tensor) else type(source_mean).__name__
-            raise ValueError(f"source_mean must have shape [{features.shape[1]}], got {got}")
-        if not bool(torch.isfinite(source_mean).all()):
-            raise ValueError("source_mean must be finite, got NaN or infinity")
-    elif source_mean is not None:
-        raise ValueError(f"source_mean is used by transform 'centred' only, got transform {transform!r}")
-    return names
+    return tuple(check_choice("transform", _SPELLINGS.get(name, name), TRANSFORMS) for name in names)
 
 
-def apply_transform(features: Tensor, names: tuple[str, ...], source_mean: Tensor | None) -> Tensor:
-    """Apply the transforms in order to features [N, D]."""
-    for name in names:
-        if name == "l2":
-            features = F.normalize(features, dim=1)
-        elif name == "centred":
-            features = features - source_mean.to(features)
-        elif name == "power":
+def check_source_mean(names: tuple[str, ...], source_mean: Tensor | None, dim: int) -> None:
+    """Refuse a source mean that does not fit, that is missing, or that no transform uses."""
+    if "centered" not in names:
+        if source_mean is not None:
+            raise ValueError(f"source_mean with transform={names!r}; allowed: with transform 'centered' only")
+        return
+    if source_mean is None:
+        raise ValueError(f"source_mean=None; allowed: [{dim}], the mean of the source features, with 'centered'")
+    if not isinstance(source_mean, Tensor):
+        raise TypeError(f"source_mean is of type {type(source_mean).__name__}; allowed: a torch.Tensor [{dim}]")
+    if list(source_mean.shape) != [dim]:
+        raise ValueError(f"source_mean has shape {list(source_mean.shape)}; allowed: [{dim}]")
+    if not bool(torch.isfinite(source_mean).all()):
+        raise ValueError("source_mean holds NaN or infinity; allowed: finite numbers")
+
+
+def apply_transform(features: Tensor, names: tuple[str, ...], source_mean: Tensor | None, name: str) -> Tensor:
+    """Apply the transforms in order to features [N, D]; ``name`` is what messages call them."""
+    for transform in names:
+        if transform == "l2":
+            features = unit_rows(features)
+        elif transform == "centered":
+            features = features - source_mean.detach().to(features)
+        elif transform == "power":
             if bool((features < 0).any()):
-                raise ValueError("transform 'power' needs features >= 0, as after a ReLU; got negative ones")
+                raise ValueError(f"{name} holds negative numbers; allowed with transform 'power': 0 and more")
             features = features.sqrt()
+        else:
+            continue
+        check_finite(features, f"{name} after transform {transform!r}")
     return features
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Rows [..., D] of norm 1 at every scale, since their squares neither overflow nor vanish; rows of 0 stay."""
+    largest = features.abs().amax(-1, keepdim=True)
+    features = features / largest.where(largest > 0, 1.0)
+    norms = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return features / norms.where(norms > 0, 1.0)

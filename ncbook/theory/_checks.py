@@ -1,30 +1,71 @@
-"""Refusals that the functions of this folder share."""
+"""Refusals that the functions of this folder share: numbers or tensors of them, built on `ncbook._checks`."""
+
+import math
 
 import torch
 
+from ncbook._checks import check_choice, check_real
 
-def check_at_least(name: str, value, low: float) -> None:
-    """Raise unless ``value``, a number or a tensor, is nowhere below ``low`` and nowhere NaN."""
-    given = value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value)
-    if not bool((given >= low).all()):
-        raise ValueError(f"{name}={value!r}; allowed: at least {low}")
+QUERIES = ("undrawn", "all")
+
+
+def check_at_least(
+    name: str, value, low: float, *, above: bool = False, infinite: bool = False, nan: bool = False
+) -> None:
+    """Refuse what is not a number or a tensor of numbers of at least ``low``.
+
+    Args:
+        name: of the parameter.
+        value: number or tensor.
+        low: the least number that is allowed.
+        above: refuse ``low`` itself.
+        infinite: let infinity pass.
+        nan: let NaN pass, as on the diagonal of a matrix.
+    """
+    if not isinstance(value, torch.Tensor):
+        if (nan and value != value) or (infinite and value == math.inf):
+            return
+        check_real(name, value, low, above_low=above)
+        return
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} has dtype {value.dtype}; allowed: real numbers")
+    numbers = value.detach()
+    right = numbers > low if above else numbers >= low
+    if not infinite:
+        right &= numbers < math.inf
+    if nan:
+        right |= numbers.isnan()
+    if not bool(right.all()):
+        wrong = numbers[~right].flatten()[0].item()
+        kind = "" if infinite else "finite "
+        raise ValueError(f"{name}={wrong!r}; allowed: {kind}numbers {'above' if above else 'of at least'} {low}")
 
 
 def check_shot(shot) -> None:
-    """Raise unless there is at least one shot."""
+    """Refuse what is not at least one shot."""
     if shot is None:
-        raise ValueError("shot must be given")
+        raise ValueError("shot=None; allowed: a finite number of at least 1")
     check_at_least("shot", shot, 1)
 
 
 def check_cdnv(name: str, value) -> None:
-    """Raise if an entry is negative; NaN, the diagonal of a matrix, passes."""
-    given = value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value)
-    if bool((given < 0).any()):
-        raise ValueError(f"{name}={value!r}; allowed: at least 0")
+    """Refuse a negative entry; NaN, the diagonal of a matrix, and infinity, a pair that cannot be told apart, pass."""
+    check_at_least(name, value, 0, infinite=True, nan=True)
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise unless 0 < value < 1."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name}={value!r}; allowed: above 0 and below 1")
+def check_pool(name: str, samples, shot, queries: str = QUERIES[0]) -> None:
+    """Refuse a pool without a sample that is not a shot, and other queries."""
+    check_shot(shot)
+    check_at_least(name, samples, 1)
+    if not bool(torch.as_tensor(samples > shot).all()):
+        raise ValueError(f"{name}={samples!r} with shot={shot!r}; allowed: more samples than shots")
+    check_choice("queries", queries, QUERIES)
+
+
+def saturating(x, limit: float):
+    """limit x / (1 + x) for x >= 0, with its limit at infinity; NaN stays NaN."""
+    if not isinstance(x, torch.Tensor):
+        return limit if x == math.inf else limit * (x / (1 + x))
+    endless = x == math.inf
+    finite = x.masked_fill(endless, 0.0)  # so that gradients elsewhere stay numbers
+    return (limit * (finite / (1 + finite))).masked_fill(endless, limit)

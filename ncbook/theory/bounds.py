@@ -4,9 +4,7 @@ import torch
 
 from ncbook import collapse
 
-from ._checks import check_at_least, check_cdnv, check_shot
-
-QUERIES = ("undrawn", "all")
+from ._checks import QUERIES, check_at_least, check_cdnv, check_pool, check_shot, saturating
 
 
 def cdnv_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = "undrawn"):
@@ -14,16 +12,16 @@ def cdnv_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = "undr
 
     .. math:: Err \le \frac{4cV}{1 + 2cV} \le 4cV, \qquad c = 1 + \frac1n
 
-    The form C(1+1/n)V is the deck's; its constant could not be confirmed in any source at hand (16 is remembered). C =
-    4 is proved and is the smallest constant that serves every n: the two-point law of `laws.two_point` comes as near to
-    it as one likes.
+    The form C(1+1/n)V is the deck's; its constant could not be confirmed in any source that could be read (16 is
+    remembered). C = 4 is proved and is the smallest constant that serves every n: `distributions.two_point` comes as
+    near to it as one likes.
 
-    Proof sketch: with y = x - m_1 and h = x - m_2, an error on class 1 is |y| >= |h|. There, and with D = mu_1 - mu_2,
-    q = 2 (|y|^2 + |h - (1+t) D|^2) / ((1+t)^2 |D|^2) is at least 1 (parallelogram law), and q >= 0 everywhere; so the
-    error is at most E q, which holds second moments only. Take the best t, average over the classes (Jensen). In full
-    in notebooks/appendix/proofs.ipynb.
+    Proof sketch: with y = x - m_1 and h = x - m_2, an error on class 1 is |y| >= |h|. There, and with D = mu_1 -
+    mu_2, q = 2 (|y|^2 + |h - (1+t) D|^2) / ((1+t)^2 |D|^2) is at least 1 (parallelogram identity), and q >= 0
+    everywhere; so the error is at most E q, which holds second moments only. Take the best t, average over the
+    classes (Jensen). In full in notebooks/appendix/proofs.ipynb.
 
-    With a ``pool`` of m samples a class, V theirs, and shots drawn from it *without* replacement, the shots are
+    With a ``pool`` of m samples per class, V theirs, and shots drawn from it *without* replacement, the shots are
     correlated with the samples that are left over and c becomes
 
     .. math:: c = 1 + \frac{m}{n(m-1)} \;\text{(queries left over)}, \qquad c = 1 + \frac{m-n}{n(m-1)} \;\text{(all m)}
@@ -38,55 +36,55 @@ def cdnv_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = "undr
         queries: with a pool, "undrawn" (samples that are not shots) or "all".
 
     Returns:
-        The bound, as ``cdnv`` came; in [0, 2). Below 1, that is, saying anything, only for V < 1 / (2c).
+        The bound, as ``cdnv`` came; in [0, 2], 2 for infinite V; vacuous, at least 1, for V >= 1 / (2c).
 
     Raises:
         ValueError: negative V, fewer than one shot, a pool of no more than the shots, other queries.
 
-    Source:
+    Reference:
         The form: slides of 7 December 2022, "few-shot error" statement. The constant: proved in this project.
 
-    >>> round(cdnv_bound(0.1, shot=1), 6)  # 4 * 2 * 0.1 / (1 + 2 * 2 * 0.1) = 0.8 / 1.4
-    0.571429
-    >>> round(cdnv_bound(0.1, shot=1, pool=2, queries="all"), 6)  # c = 1 + (2 - 1) / (1 * 1) = 2
-    0.571429
+    Example:
+        >>> round(cdnv_bound(0.1, shot=1), 6)  # 4 * 2 * 0.1 / (1 + 2 * 2 * 0.1) = 0.8 / 1.4
+        0.571429
+        >>> round(cdnv_bound(0.1, shot=1, pool=2, queries="all"), 6)  # c = 1 + (2 - 1) / (1 * 1) = 2
+        0.571429
     """
     check_cdnv("cdnv", cdnv)
     check_shot(shot)
     c = 1 + 1 / shot
     if pool is not None:
-        if pool <= shot:
-            raise ValueError(f"pool={pool!r} with shot={shot!r}; allowed: more samples than shots")
-        if queries not in QUERIES:
-            raise ValueError(f"queries={queries!r}; allowed: {' or '.join(map(repr, QUERIES))}")
-        c = 1 + (pool if queries == "undrawn" else pool - shot) / (shot * (pool - 1))
-    return 4 * c * cdnv / (1 + 2 * c * cdnv)
+        check_pool("pool", pool, shot, queries)
+        c = 1 + (pool if queries == QUERIES[0] else pool - shot) / (shot * (pool - 1))
+    return saturating(2 * c * cdnv, 2.0)
 
 
 def mean_mismatch_bound(cdnv):
-    r"""Bound B4 on the share of a set's own samples that lie nearer to the other class's mean. No probability in it.
+    r"""Bound B4 on the fraction of a set's own samples that lie nearer to the other class's mean. No probability in it.
 
     .. math:: \text{mismatch} \le \frac{4V}{1 + 4V}
 
-    V is the CDNV of the set (balanced share of both classes), or the directional CDNV of class i (share of class i).
+    V is the CDNV of the set (balanced fraction of both classes), or the directional CDNV of class i (fraction of
+    class i).
 
     Proof sketch: a sample of class 1 is misplaced if its coordinate along D deviates from mu_1 by at least |D| / 2;
-    Cantelli's inequality for the uniform law on the set; x / (1 + x) is concave.
+    Cantelli's inequality for the uniform distribution on the set; x / (1 + x) is concave.
 
     Args:
         cdnv: V >= 0, float or tensor; NaN stays NaN.
 
     Returns:
-        The bound, as ``cdnv`` came; in [0, 1).
+        The bound, as ``cdnv`` came; in [0, 1], 1 for infinite V.
 
     Raises:
         ValueError: negative V.
 
-    >>> mean_mismatch_bound(0.25)  # 1 / (1 + 1)
-    0.5
+    Example:
+        >>> mean_mismatch_bound(0.25)  # 1 / (1 + 1)
+        0.5
     """
     check_cdnv("cdnv", cdnv)
-    return 4 * cdnv / (1 + 4 * cdnv)
+    return saturating(4 * cdnv, 1.0)
 
 
 def spread_bound(cdnv, shot: int, rank: float):
@@ -112,16 +110,16 @@ def spread_bound(cdnv, shot: int, rank: float):
     Raises:
         ValueError: negative V, fewer than one shot, a rank below one.
 
-    >>> round(spread_bound(0.1, shot=1, rank=12), 6)  # 0.2 + 12 * 0.1 / 12
-    0.3
+    Example:
+        >>> round(spread_bound(0.1, shot=1, rank=12), 6)  # 0.2 + 12 * 0.1 / 12
+        0.3
     """
     check_cdnv("cdnv", cdnv)
     check_shot(shot)
-    if not (isinstance(rank, torch.Tensor) and rank.ndim):
-        check_at_least("rank", rank, 1)
-    elif bool((rank < 1 - 1e-9).any()):  # NaN, the diagonal of a matrix of pairs, passes
-        raise ValueError(f"rank={float(rank.nan_to_num(1).min())!r} somewhere; allowed: at least 1")
-    return 2 * cdnv / shot + (8 + 4 / shot) * cdnv / rank
+    if isinstance(rank, torch.Tensor) and rank.ndim:
+        rank = rank.where(~((rank < 1) & (rank >= 1 - 1e-9)), 1.0)  # as `effective_rank` may round
+    check_at_least("rank", rank, 1, infinite=True, nan=isinstance(rank, torch.Tensor) and rank.ndim > 0)
+    return (2 / shot + (8 + 4 / shot) / rank) * cdnv
 
 
 def effective_rank(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -139,9 +137,10 @@ def effective_rank(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     Raises:
         ValueError: as `ncbook.collapse.cdnv_matrix`.
 
-    >>> x = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1], [9, 1], [9, -1]])
-    >>> effective_rank(x, torch.tensor([0, 0, 0, 0, 1, 1]))  # the same in two directions; one direction
-    tensor([2., 1.], dtype=torch.float64)
+    Example:
+        >>> x = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1], [9, 1], [9, -1]])
+        >>> effective_rank(x, torch.tensor([0, 0, 0, 0, 1, 1]))  # the same in two directions; one direction
+        tensor([2., 1.], dtype=torch.float64)
     """
     collapse.cdnv_matrix(features, labels)  # refuses what is not a set of classes with distinct means
     ranks = []

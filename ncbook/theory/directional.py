@@ -17,9 +17,10 @@ def _linear_variance(of: PairMoments, shot: int) -> Tensor:
     return 4 * (of.along + (of.along.mT + trace) / shot) / of.squared_distance**2
 
 
-def _balanced(one_sided: Tensor) -> Tensor:
-    """(e_1 + e_2) / 2, at most 1, NaN on the diagonal."""
-    return _no_diagonal(((one_sided + one_sided.mT) / 2).clamp(max=1))
+def _balanced(one_sided: Tensor, of: PairMoments) -> Tensor:
+    """(e_1 + e_2) / 2, at most 1, which it is for equal means; NaN on the diagonal."""
+    both = ((one_sided + one_sided.mT) / 2).clamp(max=1)
+    return _no_diagonal(both.masked_fill(of.squared_distance == 0, 1.0))
 
 
 def second_moment_bound(features: Tensor, labels: Tensor | None = None, *, shot: int) -> Tensor:
@@ -50,14 +51,15 @@ def second_moment_bound(features: Tensor, labels: Tensor | None = None, *, shot:
     Raises:
         ValueError: as `ncbook.collapse.directional_cdnv_matrix`, and fewer than one shot.
 
-    Source:
+    Reference:
         Proved in this project; in full in notebooks/appendix/proofs.ipynb.
 
-    >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])  # variances 1, distance 10: rho = 0.01
-    >>> w = (4 * 100 + 4 * 100 + 4 * 2) / 10**4
-    >>> bound = 1 - 0.99**2 / (1 + w)
-    >>> abs(float(second_moment_bound(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - bound) < 1e-12
-    True
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])  # variances 1, distance 10: rho = 0.01
+        >>> w = (4 * 100 + 4 * 100 + 4 * 2) / 10**4
+        >>> bound = 1 - 0.99**2 / (1 + w)
+        >>> abs(float(second_moment_bound(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - bound) < 1e-12
+        True
     """
     check_shot(shot)
     of = _moments(features, labels)
@@ -65,7 +67,7 @@ def second_moment_bound(features: Tensor, labels: Tensor | None = None, *, shot:
     rho = of.variance[..., :, None] / (shot * of.squared_distance)
     first = torch.where(rho < 1, 1 - (1 - rho).square() / (1 + w), 1.0)
     second = ((w / 4).sqrt() + (rho + w / 4).sqrt()).square()
-    return _balanced(torch.minimum(first, second))
+    return _balanced(torch.minimum(first, second), of)
 
 
 def directional_bound(features: Tensor, labels: Tensor | None = None, shot: int | None = None) -> Tensor:
@@ -79,7 +81,7 @@ def directional_bound(features: Tensor, labels: Tensor | None = None, shot: int 
         w_1 d^4 = W_1 d^4 + q_1 + q_2 - 4 k_2,
 
     W_1 as in `second_moment_bound`, q_c = (E|x-mu_c|^4 - v_c^2)/n^3 + 2(n-1) tr(Sigma_c^2)/n^3 and k_2 = E[|eta|^2 <D,
-    eta>]/n^2 with eta = y - mu_2, y ~ Q_2. Where M_1 <= 0 the bound is 1. The samples at hand are taken as the
+    eta>]/n^2 with eta = y - mu_2, y ~ Q_2. Where M_1 <= 0 the bound is 1. The samples are taken as the
     population: it is exact for shots and query drawn from them with replacement.
 
     Args:
@@ -94,13 +96,14 @@ def directional_bound(features: Tensor, labels: Tensor | None = None, shot: int 
     Raises:
         ValueError: as `ncbook.collapse.directional_cdnv_matrix`, and fewer than one shot.
 
-    Source:
+    Reference:
         Proved in this project; in full in notebooks/appendix/proofs.ipynb.
 
-    >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])  # variances 1, distance 10
-    >>> w = (4 + 4 / 1 + 4 * 2 / 100 + 0) / 100           # in units of d^2 = 100; E|.|^4 = v^2, k = 0
-    >>> abs(float(directional_bound(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - w / (w + 1)) < 1e-12
-    True
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])  # variances 1, distance 10
+        >>> w = (4 + 4 / 1 + 4 * 2 / 100 + 0) / 100           # in units of d^2 = 100; E|.|^4 = v^2, k = 0
+        >>> abs(float(directional_bound(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - w / (w + 1)) < 1e-12
+        True
     """
     check_shot(shot)
     of = _moments(features, labels)
@@ -112,7 +115,7 @@ def directional_bound(features: Tensor, labels: Tensor | None = None, shot: int 
     v = of.variance
     margin = 1 + (v[..., None, :] - v[..., :, None]) / (n * of.squared_distance)
     one_sided = torch.where(margin > 0, w / (w + margin.square()), 1.0)
-    return _balanced(one_sided)
+    return _balanced(one_sided, of)
 
 
 def published_bound_2025(cdnv, directional_cdnv, root_cdnv, *, shot: int, way: int = 2, a: float = 16.0):
@@ -135,23 +138,25 @@ def published_bound_2025(cdnv, directional_cdnv, root_cdnv, *, shot: int, way: i
             hide it.
 
     Returns:
-        The bound; above 1 it says nothing.
+        The bound; vacuous above 1.
 
     Raises:
         ValueError: what is below its least value.
 
-    Source:
+    Reference:
         arXiv:2506.04411, Proposition 1, through the code that accompanies it.
 
-    >>> round(published_bound_2025(0.0, 0.01, 0.0, shot=10**9), 4)  # (1/2 - 1/8)^-2 * 0.01
-    0.0711
+    Example:
+        >>> round(published_bound_2025(0.0, 0.01, 0.0, shot=10**9), 4)  # (1/2 - 1/8)^-2 * 0.01
+        0.0711
     """
     for name, value in dict(cdnv=cdnv, directional_cdnv=directional_cdnv, root_cdnv=root_cdnv).items():
         check_cdnv(name, value)
     check_shot(shot)
     check_at_least("way", way, 2)
     least = max(5.0, 4 + 2**2.5 / shot)
-    if not a >= 5 or a <= 4 + 2**2.5 / shot:
+    check_at_least("a", a, 0)
+    if a < 5 or a <= 4 + 2**2.5 / shot:
         raise ValueError(f"a={a!r} with shot={shot!r}; allowed: at least 5 and above {least:.4g}")
     bracket = 1 / 2 - 2 / a - 2**1.5 / (a * shot)
     return (way - 1) * (directional_cdnv / bracket**2 + a / 4 * (2 / shot**0.5 * (root_cdnv + cdnv) + cdnv / shot))
@@ -176,18 +181,20 @@ def published_bound_2026(features: Tensor, labels: Tensor | None = None, *, shot
         shot: n >= 1.
 
     Returns:
-        float64 [C, C], symmetric, *not* capped at 1, NaN on the diagonal; inf where the denominator vanishes.
+        float64 [C, C], symmetric, *not* capped at 1, NaN on the diagonal; inf where the denominator or the
+            distance vanishes.
 
     Raises:
         ValueError: as `ncbook.collapse.directional_cdnv_matrix`, and fewer than one shot.
 
-    Source:
+    Reference:
         arXiv:2603.03530, Theorem 4.1, through the code that accompanies it.
 
-    >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])  # variances 1, distance 10: V = 0.02, Theta = 2e-4
-    >>> e = (4 * (0.02**2 + 0.005)) ** 0.5 + 0.02**0.5 + 0.0002**0.5
-    >>> abs(float(published_bound_2026(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - (0.04 + e**2)) < 1e-12
-    True
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])  # variances 1, distance 10: V = 0.02, Theta = 2e-4
+        >>> e = (4 * (0.02**2 + 0.005)) ** 0.5 + 0.02**0.5 + 0.0002**0.5
+        >>> abs(float(published_bound_2026(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - (0.04 + e**2)) < 1e-12
+        True
     """
     check_shot(shot)
     of = _moments(features, labels)
@@ -197,14 +204,15 @@ def published_bound_2026(features: Tensor, labels: Tensor | None = None, *, shot
     e1, e2, e3 = 4 / n * (V**2 + V / 4), V / n, (theta + 2 * (n - 1) * V**2) / n**3
     margin = 1 + (v[..., None, :] - v[..., :, None]) / (n * d2)
     one_sided = (4 * of.along / d2**2 + (e1.sqrt() + e2.sqrt() + e3.sqrt()).square()) / margin.square()
-    return _no_diagonal((one_sided + one_sided.mT) / 2)
+    both = (one_sided + one_sided.mT) / 2
+    return _no_diagonal(both.masked_fill(d2 == 0, torch.inf))
 
 
 def _moments(features: Tensor | PairMoments, labels: Tensor | None) -> PairMoments:
     if isinstance(features, PairMoments):
         if labels is not None:
-            raise ValueError("labels must not be given with PairMoments")
+            raise ValueError("labels beside PairMoments; allowed: None")
         return features
     if labels is None:
-        raise ValueError("labels must be given with features")
+        raise ValueError("labels=None beside features; allowed: int64 [N]")
     return PairMoments.of_features(features, labels)

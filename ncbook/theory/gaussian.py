@@ -36,25 +36,27 @@ def gaussian_error(gap: Tensor, first: Tensor, second: Tensor, shot: int) -> flo
         (e_1 + e_2) / 2, in [0, 1], to about nine digits.
 
     Raises:
-        ValueError: shapes that do not fit, a covariance that is not symmetric and positive semi-definite, no noise at
-            all, or fewer than one shot.
+        ValueError: shapes that do not fit, NaN or infinity, a covariance that is not symmetric and positive
+            semi-definite, no noise at all, or fewer than one shot.
 
-    Source:
+    Reference:
         Inversion along the saddle point: Daniels (1987), Tail probability approximations, section 3; the quadratic form
         as in Imhof (1961).
 
-    On a line, x - (m_1 + m_2) / 2 and m_1 - m_2 are independent, and an error is that their signs agree.
+    Example:
+        On a line, x - (m_1 + m_2) / 2 and m_1 - m_2 are independent, and an error is that their signs agree.
 
-    >>> u, w = 1 / math.sqrt(1.5), 2 / math.sqrt(2)  # their means in standard deviations; gap 2, variances 1, n = 1
-    >>> phi = lambda t: (1 + math.erf(t / math.sqrt(2))) / 2
-    >>> by_hand = phi(-u) * phi(w) + phi(u) * phi(-w)
-    >>> abs(gaussian_error(torch.tensor([2.0]), torch.ones(1), torch.ones(1), shot=1) - by_hand) < 1e-9
-    True
+        >>> u, w = 1 / math.sqrt(1.5), 2 / math.sqrt(2)  # their means in standard deviations; gap 2, variances 1, n = 1
+        >>> phi = lambda t: (1 + math.erf(t / math.sqrt(2))) / 2
+        >>> by_hand = phi(-u) * phi(w) + phi(u) * phi(-w)
+        >>> abs(gaussian_error(torch.tensor([2.0]), torch.ones(1), torch.ones(1), shot=1) - by_hand) < 1e-9
+        True
     """
     check_shot(shot)
-    gap = torch.as_tensor(gap).double()
+    gap = torch.as_tensor(gap).detach().double()
     if gap.ndim != 1:
-        raise ValueError(f"gap is of shape {list(gap.shape)}; allowed: [D]")
+        raise ValueError(f"gap has shape {list(gap.shape)}; allowed: [D]")
+    _check_finite("gap", gap)
     first, second = _covariance("first", first, gap), _covariance("second", second, gap)
     if first.ndim != second.ndim:
         first, second = (torch.diag(c) if c.ndim == 1 else c for c in (first, second))
@@ -63,15 +65,19 @@ def gaussian_error(gap: Tensor, first: Tensor, second: Tensor, shot: int) -> flo
     return (_one_sided(gap, first, second, shot) + _one_sided(gap, second, first, shot)) / 2
 
 
+def _check_finite(name: str, value: Tensor) -> None:
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} holds NaN or infinity; allowed: finite numbers")
+
+
 def _covariance(name: str, value: Tensor, gap: Tensor) -> Tensor:
-    value = torch.as_tensor(value).double()
+    value = torch.as_tensor(value).detach().double()
     dim = len(gap)
     if list(value.shape) not in ([dim], [dim, dim]):
-        raise ValueError(
-            f"{name} is of shape {list(value.shape)}; allowed: [{dim}] or [{dim}, {dim}], as gap has {dim}"
-        )
+        raise ValueError(f"{name} has shape {list(value.shape)}; allowed: [{dim}] or [{dim}, {dim}], as gap has {dim}")
+    _check_finite(name, value)
     if value.ndim == 2 and not torch.allclose(value, value.mT, rtol=1e-6, atol=1e-12):
-        raise ValueError(f"{name} is not symmetric")
+        raise ValueError(f"{name} is not symmetric; allowed: a covariance")
     least = float((torch.linalg.eigvalsh(value) if value.ndim == 2 else value).min())
     if not least >= -1e-9 * float(value.abs().max()):
         raise ValueError(f"{name} has a smallest eigenvalue of {least:.3g}; allowed: at least 0")

@@ -31,9 +31,10 @@ class PairMoments(NamedTuple):
 
     @property
     def cdnv(self) -> Tensor:
-        """V, [C, C], NaN on the diagonal."""
+        """V, [C, C], infinite for equal means, NaN on the diagonal."""
         v = self.variance
-        return _no_diagonal((v[..., :, None] + v[..., None, :]) / (2 * self.squared_distance))
+        pairs = (v[..., :, None] + v[..., None, :]) / (2 * self.squared_distance)
+        return _no_diagonal(pairs.masked_fill(self.squared_distance == 0, torch.inf))
 
     @classmethod
     def of_features(cls, features: Tensor, labels: Tensor) -> "PairMoments":
@@ -59,7 +60,7 @@ class PairMoments(NamedTuple):
         return cls(
             squared_distance=distance,
             variance=sums[:, 0] / counts,
-            along=(directional * distance.square()).fill_diagonal_(0.0),
+            along=torch.where(distance > 0, directional * distance.square(), 0.0).fill_diagonal_(0.0),
             products=_products(residuals, index, counts),
             fourth=sums[:, 1] / counts,
             skew=towards.diagonal()[:, None] - towards,

@@ -15,8 +15,7 @@ import functools
 import torch
 from torch import Tensor
 
-from ._checks import check_cdnv, check_shot
-from .bounds import QUERIES, cdnv_bound
+from ._checks import QUERIES, check_cdnv, check_pool, check_shot, saturating
 from .directional import _balanced, _moments, second_moment_bound
 from .moments import PairMoments
 
@@ -24,6 +23,7 @@ _THETAS = (0.0, 0.35, 0.7, 1.0)
 _GOLDEN = (5**0.5 - 1) / 2
 _STEPS = 12
 _PAIRS_AT_ONCE = 10_000
+_VACUOUS = 1e6
 
 
 def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = "undrawn"):
@@ -37,13 +37,14 @@ def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = 
     .. math:: \frac{4V}{1 + 4V}
 
     which is attained there (`mean_mismatch_bound`). With one shot also, and often smaller, 6V / (1 + 3V): see below.
-    Whether 4V / (1 + 4V) itself holds for every n is open; with one shot it is attained by `laws.shared_point`.
+    Whether 4V / (1 + 4V) itself holds for every n is open; with one shot `distributions.shared_point` attains
+    it.
 
     Proof sketch: one Q serves both classes and, without its first row, every direction across D. E q is linear in the
     variances, so its average over the classes only holds v_1 + v_2 = 2V d^2, and tr Sigma_1 (Sigma_1 + Sigma_2) <= v_1
     (v_1 + v_2). One shot: query and shot of a class may be swapped. In the triangle x, m_1, m_2 with A
     = |x - m_1|^2 and the median w from m_2, two errors need A >= (4/3) |w|^2 and one needs A >= (4/9) |w|^2, so q = 2
-    (3A/4 + |w - G|^2) / |G|^2 is at least the share of errors, for every multiple G of D; take the best. In full in
+    (3A/4 + |w - G|^2) / |G|^2 is at least the fraction of errors, for every multiple G of D; take the best. In full in
     notebooks/appendix/proofs.ipynb.
 
     Args:
@@ -57,24 +58,27 @@ def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = 
     Raises:
         ValueError: as `cdnv_bound`.
 
-    Source:
+    Reference:
         Proved in this project.
 
-    >>> round(quadratic_bound(0.25, shot=10**9), 3), round(quadratic_bound(0.1, shot=1), 4)  # 1 / 2 and 0.6 / 1.3
-    (0.5, 0.4615)
+    Example:
+        >>> round(quadratic_bound(0.25, shot=10**9), 3), round(quadratic_bound(0.1, shot=1), 4)  # 1 / 2 and 0.6 / 1.3
+        (0.5, 0.4615)
     """
     check_cdnv("cdnv", cdnv)
     check_shot(shot)
-    cdnv_bound(0.0, shot, pool=pool, queries=queries)  # refuses what is not a pool
-    given = torch.as_tensor(cdnv, dtype=torch.float64)
-    v = given.nan_to_num(0.0).flatten()
+    if pool is not None:
+        check_pool("pool", pool, shot, queries)
+    values = torch.as_tensor(cdnv, dtype=torch.float64)
+    # far above the largest V whose quadratic is kept the bound is 1, which is its limit
+    v = values.nan_to_num(0.0, posinf=_VACUOUS).clamp_max(_VACUOUS).flatten()
     parabolas = _parabolas(float(shot), pool, queries).to(v.device)
     powers = torch.stack([torch.ones_like(v), v, v**2])  # [3, P]
     parts = [(parabolas @ part).amin(0) for part in powers.split(_PAIRS_AT_ONCE, dim=1)]
     bound = torch.cat(parts).clamp(0, 1)
     if shot == 1 and pool is None:
-        bound = torch.minimum(bound, 6 * v / (1 + 3 * v))
-    bound = torch.where(given.isnan(), torch.nan, bound.view(given.shape))
+        bound = torch.minimum(bound, saturating(3 * v, 2.0))
+    bound = torch.where(values.isnan(), torch.nan, bound.view(values.shape))
     return bound.to(cdnv.dtype) if isinstance(cdnv, Tensor) else float(bound)
 
 
@@ -116,18 +120,20 @@ def directional_quadratic_bound(features: Tensor | PairMoments, labels: Tensor |
     Raises:
         ValueError: as `ncbook.collapse.directional_cdnv_matrix`, and fewer than one shot.
 
-    Source:
+    Reference:
         Proved in this project; in full in notebooks/appendix/proofs.ipynb.
 
-    Noise along the line of the means only, very many shots: Cantelli's 4 Vt / (1 + 4 Vt).
+    Example:
+        Noise along the line of the means only, very many shots: Cantelli's 4 Vt / (1 + 4 Vt).
 
-    >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-    >>> round(float(directional_quadratic_bound(x, torch.tensor([0, 0, 1, 1]), shot=10**9)[0, 1]), 5)  # 0.04 / 1.04
-    0.03846
+        >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
+        >>> round(float(directional_quadratic_bound(x, torch.tensor([0, 0, 1, 1]), shot=10**9)[0, 1]), 5)  # 0.04 / 1.04
+        0.03846
     """
     check_shot(shot)
     of = _moments(features, labels)
-    d2, n = of.squared_distance, shot
+    n = shot
+    d2 = of.squared_distance.where(of.squared_distance > 0, 1.0)  # equal means: `_balanced` makes the bound 1
     own = (of.variance[..., :, None] / d2).expand_as(d2)  # v_1 / d^2, row of the query's class
     rival = (of.variance[..., None, :] / d2).expand_as(d2)
     own_along, rival_along = of.along / d2**2, of.along.mT / d2**2
@@ -145,7 +151,7 @@ def directional_quadratic_bound(features: Tensor | PairMoments, labels: Tensor |
             return _least_trace(R, root_along) + _least_trace(R[..., 1:4, 1:4], root_across)
 
         one_sided = torch.minimum(one_sided, trace_of(_best_weight(trace_of, near)))
-    bound = torch.minimum(_balanced(one_sided), second_moment_bound(of, shot=shot))
+    bound = torch.minimum(_balanced(one_sided, of), second_moment_bound(of, shot=shot))
     return torch.minimum(bound, quadratic_bound(of.cdnv, shot))
 
 

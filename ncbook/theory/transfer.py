@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._checks import check_at_least, check_cdnv, check_share, check_shot
+from ncbook._checks import check_real, check_whole
+
+from ._checks import check_at_least, check_cdnv, check_pool
 from .quadratic import quadratic_bound
 
 
@@ -35,15 +37,15 @@ def new_samples_bound(cdnv, *, mean_error, variance_gain, distance, sample_dista
     Raises:
         ValueError: a negative argument or a distance of 0.
 
-    >>> new_samples_bound(0.1, mean_error=0.5, variance_gain=0.1, distance=1.0, sample_distance=1.0)  # 0.2 * 2^2
-    0.8
+    Example:
+        >>> new_samples_bound(0.1, mean_error=0.5, variance_gain=0.1, distance=1.0, sample_distance=1.0)  # 0.2 * 2^2
+        0.8
     """
     check_cdnv("cdnv", cdnv)
-    check_cdnv("mean_error", mean_error)
-    check_cdnv("variance_gain", variance_gain)
-    for name, value in dict(distance=distance, sample_distance=sample_distance).items():
-        if bool((torch.as_tensor(value) <= 0).any()):
-            raise ValueError(f"{name}={value!r}; allowed: above 0")
+    check_at_least("mean_error", mean_error, 0)
+    check_at_least("variance_gain", variance_gain, 0)
+    check_at_least("distance", distance, 0, above=True)
+    check_at_least("sample_distance", sample_distance, 0, above=True)
     return (cdnv + variance_gain / sample_distance**2) * (1 + 2 * mean_error / distance) ** 2
 
 
@@ -65,16 +67,17 @@ def new_classes_half_width(n_classes: int, *, confidence: float = 0.95) -> float
         confidence: 1 - delta, between 0 and 1.
 
     Returns:
-        The half width; above 1 it says nothing.
+        The half width; vacuous above 1.
 
     Raises:
         ValueError: fewer than two classes, a confidence outside (0, 1).
 
-    >>> round(new_classes_half_width(64), 4)  # sqrt(ln(40) / 64)
-    0.2401
+    Example:
+        >>> round(new_classes_half_width(64), 4)  # sqrt(ln(40) / 64)
+        0.2401
     """
-    check_at_least("n_classes", n_classes, 2)
-    check_share("confidence", confidence)
+    check_whole("n_classes", n_classes, 2)
+    check_real("confidence", confidence, 0, 1, above_low=True, below_high=True)
     return math.sqrt(math.log(2 / (1 - confidence)) / (2 * (n_classes // 2)))
 
 
@@ -90,20 +93,28 @@ def multiclass_bound(pair_errors: Tensor) -> Tensor:
         pair_errors: [k, k] with anything (NaN) on the diagonal.
 
     Returns:
-        0-d tensor, at least 0; above 1 it says nothing.
+        0-d tensor, at least 0; vacuous above 1.
 
     Raises:
         ValueError: not a square matrix of at least two classes.
 
-    >>> multiclass_bound(torch.tensor([[torch.nan, 0.1, 0.2], [0.1, torch.nan, 0.3], [0.2, 0.3, torch.nan]]))
-    tensor(0.4000)
+    Example:
+        >>> multiclass_bound(torch.tensor([[torch.nan, 0.1, 0.2], [0.1, torch.nan, 0.3], [0.2, 0.3, torch.nan]]))
+        tensor(0.4000)
     """
-    shape = list(pair_errors.shape)
+    return (len(pair_errors) - 1) * _off_diagonal("pair_errors", pair_errors).mean()
+
+
+def _off_diagonal(name: str, pairs: Tensor) -> Tensor:
+    """The pairs of a matrix; a NaN among them would be a pair that is not known."""
+    if not isinstance(pairs, Tensor):
+        raise TypeError(f"{name} is of type {type(pairs).__name__}; allowed: a torch.Tensor [k, k]")
+    shape = list(pairs.shape)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
-        raise ValueError(f"pair_errors is of shape {shape}; allowed: [k, k] with k of at least 2")
-    k = shape[0]
-    off = ~torch.eye(k, dtype=torch.bool, device=pair_errors.device)
-    return (k - 1) * pair_errors[off].mean()
+        raise ValueError(f"{name} has shape {shape}; allowed: [k, k] with k of at least 2")
+    pairs = pairs[~torch.eye(len(pairs), dtype=torch.bool, device=pairs.device)]
+    check_at_least(name, pairs, 0, infinite=True)
+    return pairs
 
 
 def without_replacement_factor(samples: int, shot: int) -> float:
@@ -115,7 +126,7 @@ def without_replacement_factor(samples: int, shot: int) -> float:
     `cdnv_bound` no factor is needed: see its ``pool``.
 
     Args:
-        samples: m, samples a class.
+        samples: m, samples per class.
         shot: n < m.
 
     Returns:
@@ -124,10 +135,11 @@ def without_replacement_factor(samples: int, shot: int) -> float:
     Raises:
         ValueError: fewer than one shot, or no sample left.
 
-    >>> without_replacement_factor(500, 5)
-    1.0101010101010102
+    Example:
+        >>> without_replacement_factor(500, 5)
+        1.0101010101010102
     """
-    _check_left_over(samples, shot)
+    check_pool("samples", samples, shot)
     return samples / (samples - shot)
 
 
@@ -136,12 +148,12 @@ def iid_shots_factor(samples: int, shot: int) -> float:
 
     .. math:: 1 \Big/ \Bigl[\prod_{i=1}^{n}\Bigl(1 - \tfrac im\Bigr) \prod_{i=1}^{n-1}\Bigl(1 - \tfrac im\Bigr)\Bigr]
 
-    the reciprocal of the probability that n shots of the query's class differ from the query and from each other, and
-    n shots of the rival from each other: given that, all are independent draws of the population. The slides' factor m
-    / (m - n) is smaller and does not cover this scheme.
+    the reciprocal of the probability that n shots of the query's class differ from the query and from each other,
+    and n shots of the rival from each other: under that condition all are independent draws of the population. The
+    slides' factor m / (m - n) is smaller and does not cover this scheme.
 
     Args:
-        samples: m, samples a class.
+        samples: m, samples per class.
         shot: n < m.
 
     Returns:
@@ -150,18 +162,14 @@ def iid_shots_factor(samples: int, shot: int) -> float:
     Raises:
         ValueError: fewer than one shot, or no sample left.
 
-    >>> round(iid_shots_factor(500, 5), 4)
-    1.0515
+    Example:
+        >>> round(iid_shots_factor(500, 5), 4)
+        1.0515
     """
-    _check_left_over(samples, shot)
+    check_whole("shot", shot, 1)
+    check_pool("samples", samples, shot)
     distinct = math.prod(1 - i / samples for i in range(1, shot + 1))
     return 1 / (distinct * math.prod(1 - i / samples for i in range(1, shot)))
-
-
-def _check_left_over(samples: int, shot: int) -> None:
-    check_shot(shot)
-    if samples <= shot:
-        raise ValueError(f"samples={samples!r} with shot={shot!r}; allowed: more samples than shots")
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ class CombinedBound:
             it bounds the error of tasks made of these classes, all constants known.
         class_term: (k-1) sqrt(q ln l) / (sqrt(l) Lambda), to be multiplied by an *unknown* constant times C(f).
         sample_term: n sqrt(q) / (sqrt(m) Lambda), likewise. The slides print n; a later text by an author prints n^2.
-        unknown: what no source at hand states.
+        unknown: what no source that could be read states.
     """
 
     leading: float
@@ -205,16 +213,16 @@ def combined_bound(
         + O\Bigl(\frac{(k-1)C(f)\sqrt{q\ln l}}{\sqrt l\,\Lambda}\Bigr)
         + O\Bigl(\frac{C(f)\,n\sqrt q}{\sqrt m\,\Lambda}\Bigr)
 
-    The complexity terms have constants that no source at hand states, so they are returned as rates, not as numbers
-    that could be compared with an error. What *is* proved is the part for a fixed f: pairs by B5 over left-over
-    samples, k classes by the union bound. It is about tasks made of the l classes at hand; for new classes add (k-1)
+    The complexity terms have constants that no source that could be read states, so they are returned as rates, not as
+    numbers that could be compared with an error. What *is* proved is the part for a fixed f: pairs by B5 over left-over
+    samples, k classes by the union bound. It is about tasks made of the same l classes; for new classes add (k-1)
     times `new_classes_half_width`, and for an f that was trained on these samples nothing is proved here.
 
     Args:
         cdnv: [l, l] V of the source classes' samples, NaN on the diagonal.
         shot: n.
         way: k >= 2.
-        samples: m > n, samples a class.
+        samples: m > n, samples per class.
         n_classes: l >= 2.
         depth: q >= 1, layers of the network.
         min_distance: Lambda > 0, the smallest distance of two class means.
@@ -225,18 +233,18 @@ def combined_bound(
     Raises:
         ValueError: what is below its least value.
 
-    >>> v = torch.tensor([[torch.nan, 0.01], [0.01, torch.nan]])
-    >>> bound = combined_bound(v, shot=1, way=2, samples=101, n_classes=2, depth=4, min_distance=1.0)
-    >>> round(bound.leading, 6)  # 101 / 100 * 2 * 0.01
-    0.0202
+    Example:
+        >>> v = torch.tensor([[torch.nan, 0.01], [0.01, torch.nan]])
+        >>> bound = combined_bound(v, shot=1, way=2, samples=101, n_classes=2, depth=4, min_distance=1.0)
+        >>> round(bound.leading, 6)  # 101 / 100 * 2 * 0.01
+        0.0202
     """
     check_cdnv("cdnv", cdnv)
     factor = without_replacement_factor(samples, shot)
     for name, value, low in (("way", way, 2), ("n_classes", n_classes, 2), ("depth", depth, 1)):
         check_at_least(name, value, low)
-    if not min_distance > 0:
-        raise ValueError(f"min_distance={min_distance!r}; allowed: above 0")
-    pairs = cdnv[~cdnv.isnan()]
+    check_at_least("min_distance", min_distance, 0, above=True)
+    pairs = _off_diagonal("cdnv", cdnv)
     return CombinedBound(
         leading=(way - 1) * factor * (1 + 1 / shot) * float(pairs.mean()),
         proved=(way - 1) * float(quadratic_bound(pairs, shot, pool=samples).mean()),
