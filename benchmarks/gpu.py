@@ -10,7 +10,6 @@ import argparse
 import tempfile
 import time
 import traceback
-import unittest.mock
 from pathlib import Path
 
 import collapse
@@ -22,8 +21,7 @@ import yaml
 from measuring import hardware
 
 import ncbook
-from ncbook import datasets, runs
-from ncbook.datasets.facts import FACTS
+from ncbook import catalog, datasets
 
 
 def collapse_table(device: str) -> str:
@@ -47,12 +45,12 @@ def collapse_table(device: str) -> str:
 
 
 def fewshot_table(device: str) -> str:
-    """Episodes a second."""
+    """Episodes per second."""
     return fewshot.run(device, threads=(2,), scale=20)
 
 
 def training_table(device: str) -> str:
-    """The comparison of the CPU; with batches of 512 the share of the card's matrix rate; a default run, measured."""
+    """The comparison of the CPU; batches of 512 against the card's matrix rate; a default run, measured."""
     rate = matrix_rate(device)
     parts = [
         training.run(device),
@@ -72,7 +70,7 @@ def training_table(device: str) -> str:
 
 
 def matrix_rate(device: str, size: int = 8192) -> float:
-    """Floating-point operations a second of a large bfloat16 product: what model-FLOP utilisation is a share of."""
+    """Floating-point operations per second of a large bfloat16 product, of which model-FLOP utilization is a part."""
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     seconds = []
     for _ in range(10):
@@ -98,7 +96,7 @@ def random_images(name: str, per_class: int | None = None) -> datasets.ImageClas
     samples = per_class or samples
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (classes * samples, channels, size, size), dtype=torch.uint8, generator=generator)
-    sizes, lists = FACTS[name].official, None
+    sizes, lists = catalog.DATASETS[name].official, None
     if sizes:
         source, novel = sizes
         lists = {
@@ -118,8 +116,7 @@ def settings_table(device: str, per_class: int | None = None, epochs: int = 3) -
     for name in SHAPES:
         settings = yaml.safe_load((folder / f"{name}.yaml").read_text()) | {"epochs": epochs, "measurements": 2}
         images = random_images(name, per_class)
-        with unittest.mock.patch.object(runs, "_images", lambda *_, images=images: images):
-            rows.append((f"{name}.yaml, random pixels", *_trained(ncbook.Experiment(**settings), device)))
+        rows.append((f"{name}.yaml, random pixels", *_trained(ncbook.Experiment(**settings), device, images)))
     try:
         for backbone in ("conv4", "resnet18"):
             experiment = ncbook.Experiment(dataset="omniglot", backbone=backbone, n_novel=200, measurements=2)
@@ -130,15 +127,17 @@ def settings_table(device: str, per_class: int | None = None, epochs: int = 3) -
     return "\n".join([*lines, *(f"| {n} | {rate:,.0f} | {m:.1f} | {loss:.3f} |" for n, rate, m, loss in rows)])
 
 
-def _trained(experiment: ncbook.Experiment, device: str) -> tuple[float, float, float]:
-    """Images a second, seconds of one measurement, final training loss."""
+def _trained(
+    experiment: ncbook.Experiment, device: str, images: datasets.ImageClasses | None = None
+) -> tuple[float, float, float]:
+    """Images per second, seconds of one measurement, final training loss."""
     with tempfile.TemporaryDirectory() as folder:
-        run = ncbook.train(experiment, runs_dir=folder, device=device)
+        run = ncbook.train(experiment, images=images, runs_dir=folder, device=device)
         log = pd.read_csv(run.directory / "log.csv")
         history = run.history
-    images = run.config["epochs"] * run.config["source_samples"]
+    trained_on = run.config["epochs"] * run.config["source_samples"]
     loss = history.query("split == 'source_train' and metric == 'loss'")["value"].iloc[-1]
-    return images / (log["seconds"].sum() - log["measuring"].sum()), log["measuring"].iloc[-1], loss
+    return trained_on / (log["seconds"].sum() - log["measuring"].sum()), log["measuring"].iloc[-1], loss
 
 
 MEASUREMENTS = {

@@ -49,7 +49,7 @@ class Peak:
 def measure(variants: dict[str, Callable], device: str, repeats: int) -> dict[str, tuple[list[float], float, object]]:
     """For each variant (seconds of the repeats, which take turns; peak MiB of a warm-up call; its result)."""
 
-    def synchronise():
+    def synchronize():
         if device.startswith("cuda"):
             torch.cuda.synchronize()
 
@@ -57,14 +57,14 @@ def measure(variants: dict[str, Callable], device: str, repeats: int) -> dict[st
     for name, call in variants.items():
         with Peak(device) as peak:
             results[name] = call()
-            synchronise()
+            synchronize()
         peaks[name] = peak.mebibytes
     for _ in range(repeats):
         for name, call in variants.items():
-            synchronise()
+            synchronize()
             start = time.perf_counter()
             call()
-            synchronise()
+            synchronize()
             seconds[name].append(time.perf_counter() - start)
     return {name: (seconds[name], peaks[name], results[name]) for name in variants}
 

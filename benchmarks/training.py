@@ -2,30 +2,30 @@
 
     python benchmarks/training.py --device cpu
 
-prints a Markdown table for each backbone: images a second and ratios within one run, all variants taking turns. The
-bare step is forward, backward and optimiser on one batch that is already where the network wants it: the limit of any
+prints a Markdown table for each backbone: images per second and ratios within one run, all variants taking turns. The
+bare step is forward, backward and optimizer on one batch that is already where the network wants it: the limit of any
 loop. "Ours" is what `ncbook.train` does in an epoch: choosing, augmenting and stepping, no measuring. "Plain" is what
 one writes first: a data set that returns PIL images, torchvision's RandomAffine and ToTensor for each, a DataLoader of
-0 or 2 workers (started before the clock runs), the same network and optimiser.
+0 or 2 workers (started before the clock runs), the same network and optimizer.
 """
 
 import argparse
 import functools
 import itertools
 import math
-import tempfile
-import types
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from measuring import hardware, measure
 from PIL import Image
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import ncbook
-from ncbook import datasets, runs, training
+from ncbook import datasets
+from ncbook.features import as_input
+from ncbook.training import Trainer
 
 CASES = [("conv4", 28, 1), ("wrn_28_4", 32, 3)]  # backbone, image size, channels
 BATCH, CLASSES, PER_CLASS = 64, 64, 20
@@ -47,39 +47,46 @@ class Plain(Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def prepared(backbone: str, size: int, channels: int, precision: str, device: str, batch: int) -> training._Training:
-    """A run about to begin its first epoch, on strokes of that shape; nothing is kept."""
-    images = datasets.load("strokes", n_classes=CLASSES, per_class=PER_CLASS)
-    pixels = torch.nn.functional.interpolate(images.images.float(), size=size).byte().expand(-1, channels, -1, -1)
-    experiment = ncbook.Experiment(
-        n_source=CLASSES, n_novel=5, backbone=backbone, batch_size=batch, precision=precision, epochs=4
-    )
-    run = training._Training(experiment, Path(tempfile.gettempdir()) / "unused", torch.device(device))
-    run.pixels, run.targets = pixels.contiguous().to(device), images.labels.to(device)
-    source = types.SimpleNamespace(images=run.pixels, labels=run.targets)  # the shape that the network is built for
-    run.splits = types.SimpleNamespace(source_train=source)
-    run.steps_per_epoch = training.steps_per_epoch(len(run.targets), batch)
-    run.steps = 4 * run.steps_per_epoch
-    run.config, run.saved = {"precision": precision}, math.inf  # no checkpoints
-    run._build()
-    run.backbone.train()
-    return run
+class Prepared:
+    """A trainer on strokes of some shape, that goes on for ever, and one batch that is already where the network is."""
+
+    def __init__(self, backbone: str, size: int, channels: int, precision: str, device: str, batch: int):
+        strokes = datasets.load("strokes", n_classes=CLASSES, per_class=PER_CLASS)
+        pixels = torch.nn.functional.interpolate(strokes.images.float(), size=size).byte().expand(-1, channels, -1, -1)
+        experiment = ncbook.Experiment(
+            n_source=CLASSES, backbone=backbone, batch_size=batch, epochs=100_000, schedule="constant"
+        )
+        self.pixels, self.labels = pixels.contiguous(), strokes.labels
+        self.trainer = Trainer(experiment, self.pixels, self.labels, device=device, precision=precision)
+        self.steps = self.trainer.steps_per_epoch
+        self.batch = len(self.labels) // self.steps  # all batches of an epoch are of one size
+        self.step_on(as_input(self.pixels[: self.batch].to(device)), self.labels[: self.batch].to(device))
+
+    def step_on(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Forward, backward and optimizer on network input, by the parts of the trainer."""
+        self.ready, trainer = (images, labels), self.trainer
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=trainer.precision == "bfloat16"):
+            loss = F.cross_entropy(trainer.objective.logits(trainer.backbone(images)).float(), labels)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        trainer.optimizer.step()
 
 
-def ours(run: training._Training) -> None:
-    run._epoch(1, run.pixels, run.targets)
+def ours(state: Prepared) -> None:
+    for _ in range(state.steps):
+        state.trainer.advance()
+    state.trainer.mean_loss()
 
 
-def bare(run: training._Training) -> None:
-    batch = run.ready
-    for _ in range(run.steps_per_epoch):
-        run._step(*batch)
+def bare(state: Prepared) -> None:
+    for _ in range(state.steps):
+        state.step_on(*state.ready)
 
 
-def plain(run: training._Training, batches, device: str) -> None:
-    """An epoch of float32 or autocast steps; ``batches`` goes on for ever."""
-    for images, labels in itertools.islice(batches, run.steps_per_epoch):
-        run._step(images.to(device), labels.to(device))
+def plain(state: Prepared, batches, device: str) -> None:
+    """An epoch of steps on what a DataLoader gives; ``batches`` goes on for ever."""
+    for images, labels in itertools.islice(batches, state.steps):
+        state.step_on(images.to(device), labels.to(device))
 
 
 def forever(loader: DataLoader):
@@ -93,20 +100,18 @@ def run(device: str = "cpu", repeats: int = 5, batch: int = BATCH, workers: Sequ
     for backbone, size, channels in CASES:
         variants = {}
         for precision in ("bfloat16", "float32"):
-            state = prepared(backbone, size, channels, precision, device, batch)
-            size_of = len(state.targets) // state.steps_per_epoch  # all batches of an epoch are of one size
-            state.ready = (runs.as_input(state.pixels[:size_of]), state.targets[:size_of])
+            state = Prepared(backbone, size, channels, precision, device, batch)
             variants["bare step", precision] = functools.partial(bare, state)
             variants["**ours**", precision] = functools.partial(ours, state)
             for count in workers:
-                data = Plain(state.pixels.cpu(), state.targets.cpu())
+                data = Plain(state.pixels, state.labels)
                 loader = DataLoader(
-                    data, size_of, shuffle=True, num_workers=count, persistent_workers=count > 0, drop_last=True
+                    data, state.batch, shuffle=True, num_workers=count, persistent_workers=count > 0, drop_last=True
                 )
                 batches = forever(loader)
                 next(batches)
                 variants[f"plain loop, {count} workers", precision] = functools.partial(plain, state, batches, device)
-        images = size_of * state.steps_per_epoch
+        images = state.batch * state.steps
         measured = measure(variants, device, repeats)
         rates = {name: images / min(seconds) for name, (seconds, _, _) in measured.items()}
         slow = max(
@@ -129,12 +134,12 @@ def run(device: str = "cpu", repeats: int = 5, batch: int = BATCH, workers: Sequ
     return "\n\n".join(parts)
 
 
-def forward_flops(state: training._Training) -> float:
+def forward_flops(state: Prepared) -> float:
     """Floating-point operations of one image's forward pass (two for a multiplication with its addition)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        state.backbone(state.ready[0][:2])
+        state.trainer.backbone(state.ready[0][:2])
     return counter.get_total_flops() / 2
 
 

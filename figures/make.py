@@ -88,9 +88,9 @@ def execute(job: Job, threads: int) -> tuple[float, str]:
 
 def main() -> None:
     """Run all jobs and write made.md."""
-    from ncbook import runs
+    from ncbook import features, runs
 
-    device = runs.resolve_device()
+    device = features.resolve_device()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1 if device.type == "cuda" else 2, help="notebooks at once")
     parser.add_argument("--full", action="store_true", help="at the sources' size: for a GPU")
@@ -112,7 +112,7 @@ def main() -> None:
         "# How these files were made",
         "",
         f"By `python figures/make.py --jobs {options.jobs}`{' --full' if options.full else ''} on {device.type}, "
-        f"{about['cores']} cores of {about['processor']}, {threads} thread(s) a notebook; torch "
+        f"{about['cores']} cores of {about['processor']}, {threads} thread(s) per notebook; torch "
         f"{about['versions']['torch']}, Python {about['python']}. {time.monotonic() - began:.0f} s in all, "
         "networks that were trained before were found again.",
         "",

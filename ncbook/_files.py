@@ -69,6 +69,11 @@ def make_folder(path: Path) -> None:
         raise storage_error(error, path) from error
 
 
+def write_csv(path: Path, frame) -> None:
+    """Write a pandas frame as CSV in one step; floats keep all their digits."""
+    replace(path, lambda temporary: frame.to_csv(temporary, index=False))
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

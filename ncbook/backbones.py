@@ -3,13 +3,10 @@
 Built by `training` and `runs`; every layer that a layer-wise measurement may look at has a name.
 """
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
-
 from torch import nn
 
-from ncbook.experiment import BACKBONES, nearest
+from ncbook import catalog
+from ncbook._checks import check_choice, check_whole
 
 
 class Conv4(nn.Sequential):
@@ -140,11 +137,11 @@ def _kaiming(module: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _resnet18(in_channels: int, image_size: int) -> nn.Module:
+def resnet18(in_channels: int, image_size: int) -> nn.Module:
     """torchvision's ResNet-18 with the stem for small images: a 3x3 convolution of stride 1, no pooling; D = 512."""
-    from torchvision.models import resnet18
+    from torchvision import models  # seconds to import: only for those who want it
 
-    network = resnet18(weights=None)
+    network = models.resnet18(weights=None)
     network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool, network.fc = nn.Identity(), nn.Identity()
@@ -152,42 +149,13 @@ def _resnet18(in_channels: int, image_size: int) -> nn.Module:
     return network
 
 
-class _Backbone(NamedTuple):
-    """How to build one, names of its layers in order of depth, and the smallest images it takes."""
-
-    builder: Callable[[int, int], nn.Module]
-    layers: list[str]
-    smallest: int
-
-
-_BUILDERS = {
-    "conv4": _Backbone(Conv4, [*(f"block{i}" for i in range(1, 5)), "features"], 16),
-    **{
-        f"plain{depth}": _Backbone(
-            functools.partial(PlainConv, depth=depth), [*(f"layer{i}" for i in range(1, depth + 1)), "features"], 4
-        )
-        for depth in (3, 5, 10, 14, 18, 20)
-    },
-    "resnet12": _Backbone(ResNet12, [*(f"block{i}" for i in range(1, 5)), "features"], 16),
-    "resnet18": _Backbone(_resnet18, ["relu", *(f"layer{i}.{j}" for i in range(1, 5) for j in (0, 1)), "fc"], 8),
-    "wrn_28_4": _Backbone(WideResNet, ["stem", *(f"group{i}.{j}" for i in (1, 2, 3) for j in range(4)), "features"], 8),
-}
-
-
-def _entry(name: str):
-    if name not in _BUILDERS:
-        raise ValueError(f"backbone={name!r} is unknown; {nearest(name, list(BACKBONES))}")
-    return _BUILDERS[name]
-
-
 def build(name: str, in_channels: int, image_size: int) -> nn.Module:
     """Build a feature map with fresh weights from torch's global generator.
 
     Args:
-        name: "conv4", "plain3", "plain5", "plain10", "plain14", "plain18", "plain20", "resnet12", "resnet18" or
-            "wrn_28_4".
+        name: one of `ncbook.catalog.BACKBONES`.
         in_channels: channels C of the images, at least 1.
-        image_size: height and width of the images in pixels.
+        image_size: height and width of the images in pixels, at least what the network takes.
 
     Returns:
         A module from float images [B, C, H, W] to features [B, D], with D in its attribute ``feature_dim``.
@@ -200,12 +168,10 @@ def build(name: str, in_channels: int, image_size: int) -> nn.Module:
     >>> build("conv4", in_channels=1, image_size=28).feature_dim
     64
     """
-    builder, _, smallest = _entry(name)
-    if in_channels < 1:
-        raise ValueError(f"in_channels={in_channels}; allowed: a whole number of at least 1")
-    if image_size < smallest:
-        raise ValueError(f"image_size={image_size}; {name} takes images of at least {smallest} pixels")
-    return builder(in_channels, image_size)
+    entry = catalog.BACKBONES[check_choice("backbone", name, catalog.BACKBONES)]
+    check_whole("in_channels", in_channels, 1)
+    check_whole("image_size", image_size, entry.smallest)
+    return globals()[entry.builder](in_channels, image_size, **entry.options)
 
 
 def layers(name: str) -> list[str]:
@@ -214,4 +180,4 @@ def layers(name: str) -> list[str]:
     >>> layers("conv4")
     ['block1', 'block2', 'block3', 'block4', 'features']
     """
-    return list(_entry(name)[1])
+    return list(catalog.BACKBONES[check_choice("backbone", name, catalog.BACKBONES)].layers)

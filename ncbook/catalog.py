@@ -44,12 +44,40 @@ PROTOCOLS = {  # of Omniglot: classes, and numbers of source and novel classes i
 MOST_NOVEL, MOST_VALIDATION = 100, 20  # classes taken where a data set has more to spare and no number is given
 GENERATED_AT_LEAST = 1_024  # classes that generated data sets make: source sets of one such set are nested
 
-BACKBONES = {  # name -> class in `ncbook.backbones`, with its arguments
-    "conv4": ("Conv4", {}),
-    **{f"plain{depth}": ("PlainConv", {"depth": depth}) for depth in (3, 5, 10, 14, 18, 20)},
-    "resnet12": ("ResNet12", {}),
-    "resnet18": ("ResNet18", {}),
-    "wrn_28_4": ("WideResNet", {"depth": 28, "widen": 4}),
+
+class Backbone(NamedTuple):
+    """One feature map.
+
+    Attributes:
+        builder: its class or function in `ncbook.backbones`.
+        smallest: height and width in pixels of the smallest images it takes.
+        layers: names of its layers, from the first to the features.
+        options: arguments of the builder.
+    """
+
+    builder: str
+    smallest: int
+    layers: tuple[str, ...]
+    options: dict[str, int] = {}
+
+
+_BLOCKS = tuple(f"block{i}" for i in range(1, 5))
+BACKBONES = {
+    "conv4": Backbone("Conv4", 16, (*_BLOCKS, "features")),
+    **{
+        f"plain{depth}": Backbone(
+            "PlainConv", 4, (*(f"layer{i}" for i in range(1, depth + 1)), "features"), {"depth": depth}
+        )
+        for depth in (3, 5, 10, 14, 18, 20)
+    },
+    "resnet12": Backbone("ResNet12", 16, (*_BLOCKS, "features")),
+    "resnet18": Backbone("resnet18", 8, ("relu", *(f"layer{i}.{j}" for i in range(1, 5) for j in (0, 1)), "fc")),
+    "wrn_28_4": Backbone(
+        "WideResNet",
+        8,
+        ("stem", *(f"group{i}.{j}" for i in (1, 2, 3) for j in range(4)), "features"),
+        {"depth": 28, "widen": 4},
+    ),
 }
 
 ROWS = ("batch_size",)  # parameters of objectives that step on batches of rows, and of those that step on episodes

@@ -5,32 +5,15 @@ No torch, no I/O. Notebooks build one in their second cell; `training.train` tak
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import json
-import math
+import os
 
-from ncbook.datasets.facts import FACTS, NAMES
+from ncbook import catalog
+from ncbook._checks import check_choice, check_real, check_whole, nearest
 
-SCHEMA = 2  # raise it when the same parameters come to mean other numbers, or a run's files change
-
-# Names as plain strings, so that a typo is refused without importing torch.
-BACKBONES = (
-    "conv4",
-    "plain3",
-    "plain5",
-    "plain10",
-    "plain14",
-    "plain18",
-    "plain20",
-    "resnet12",
-    "resnet18",
-    "wrn_28_4",
-)
-OBJECTIVES = ("cross_entropy",)
-SCHEDULES = ("one_cycle", "cosine", "step", "constant")
-AUGMENTATIONS = ("affine", "crop_flip", "none")
-PRECISIONS = ("auto", "float32", "bfloat16")
+SCHEMA = 3  # raise it when the same parameters come to mean other numbers, or a run's files change
+NOT_IN_KEY = ("path",)  # where the images lie says nothing about them: their fingerprint is in the folder's name
 
 
 class ParameterError(ValueError):
@@ -43,92 +26,79 @@ class ParameterError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def nearest(name: object, allowed) -> str:
-    """Say what is allowed, the nearest valid name first.
-
-    >>> nearest("conv5", ["conv4", "resnet12"])
-    "did you mean 'conv4'? allowed: conv4, resnet12"
-    """
-    close = difflib.get_close_matches(str(name), allowed, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + ", ".join(allowed)
-
-
-def _whole(name: str, value: object, low: int, high: float = math.inf) -> int:
-    allowed = f"a whole number of at least {low}" + (f" and at most {high}" if high < math.inf else "")
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ParameterError(f"{name}={value!r} is of type {type(value).__name__}; allowed: {allowed}")
-    if not low <= value <= high:
-        raise ParameterError(f"{name}={value!r}; allowed: {allowed}")
-    return value
-
-
-def _real(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> float:
-    allowed = f"a number {'above' if open_low else 'from'} {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        hint = ""
-        if isinstance(value, str):
-            try:
-                hint = f" (YAML reads it as text: write {float(value):.1e})"
-            except ValueError:
-                hint = ""
-        raise ParameterError(f"{name}={value!r} is of type {type(value).__name__}; allowed: {allowed}{hint}")
-    if not (low <= value <= high) or (open_low and value == low):
-        raise ParameterError(f"{name}={value!r}; allowed: {allowed}")
-    return float(value)
-
-
-def _one_of(name: str, value: object, allowed) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise ParameterError(f"{name}={value!r} is unknown; {nearest(value, list(allowed))}")
-    return value
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Every parameter of one run: which images, which network, how it is trained, when it is measured.
 
+    A parameter that does not belong to the chosen data set, objective or optimizer is refused by name. ``None`` stands
+    for a default that depends on the others, and is replaced by it at once.
+
     Args:
-        dataset: a name of `ncbook.datasets.facts.NAMES`.
+        dataset: a name of `ncbook.catalog.DATASETS`.
+        path: of "folder": a folder or zip of class folders. Not part of the key.
+        image_size: of "folder": height and width in pixels that images are scaled and cropped to; None: 84.
+        protocol: of "omniglot": "lake" (a character is a class) or "vinyals" (so is each of its four rotations, with
+            published lists); None: "lake".
         backbone: the feature map f.
-        objective: what is minimised.
+        objective: what is minimized.
         n_source: source classes l the network is trained on.
-        n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from; None: there are none.
-        epochs: passes over the source training samples. None: as many as make the data set's default number
-            of optimisation steps (`ncbook.datasets.facts`), whatever `n_source` is.
-        batch_size: largest number of images a step; an epoch is cut into equal batches.
-        learning_rate: peak of the schedule.
-        momentum: of SGD (Nesterov).
-        weight_decay: L2 penalty on all weights.
-        schedule: "one_cycle" (linear up for 30 % of the steps, cosine down to 0), "cosine" or "constant".
+        n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from. None: as many as the
+            data set has to spare, 100 at most (of a folder that is known when it is read); 0: none.
+        n_validation: validation classes; None: as many as the data set has to spare, 20 at most.
+        epochs: passes over the source training samples, or rounds of ``episodes_per_epoch`` episodes. None: as many as
+            make the data set's default number of optimization steps (`ncbook.catalog`), whatever ``n_source`` is.
+        batch_size: largest number of images per step; an epoch is cut into equal batches.
+        train_way, train_shot, train_query: of objectives that train on episodes: classes per episode, and shots and
+            queries per class. None: 20 classes or all there are, 5 shots, 5 queries.
+        episodes_per_epoch: of the same; None: 100.
+        optimizer: "sgd" (with Nesterov momentum) or "adam".
+        learning_rate: peak of the schedule; None: 0.2 for "sgd", 0.001 for "adam".
+        momentum: of "sgd"; None: 0.9.
+        weight_decay: L2 penalty on all weights; None: 0.005 for "sgd", 0 for "adam".
+        schedule: of the learning rate: "one_cycle" (up for 30 % of the steps, then down to 0, along cosines), "cosine"
+            (down to 0 along a cosine), "step" (a tenth from 60 % of the steps on, a hundredth from 80 %) or "constant".
         augmentation: "affine" (random rotation, scale and shift, for handwriting), "crop_flip" (random shift and mirror
             image, for photographs) or "none"; training batches only.
         precision: "auto" trains in bfloat16 where the hardware computes in it, else in float32. Measuring is
             always in float32.
-        measurements: number of moments, epoch 0 and the last among them, at which the run is measured and
-            its weights are kept.
+        measurements: how often the run is measured and its weights are kept: at epoch 0, at the last, and evenly
+            between.
         class_seed: chooses which classes are source, validation and novel.
         seed: governs initial weights, order of samples and augmentation.
 
     Raises:
         ParameterError: (a ValueError) names the parameter, what came and what is allowed.
 
-    >>> Experiment(n_source=32).n_source
-    32
-    >>> Experiment(seed=-1)
-    Traceback (most recent call last):
-    ncbook.experiment.ParameterError: seed=-1; allowed: a whole number of at least 0 and at most 2147483647
+    Example:
+        >>> Experiment(n_source=32).n_source
+        32
+        >>> Experiment(seed=-1)
+        Traceback (most recent call last):
+        ncbook.experiment.ParameterError: seed=-1; allowed: a whole number of at least 0 and at most 2147483647
+        >>> Experiment(train_way=5)
+        Traceback (most recent call last):
+        ncbook.experiment.ParameterError: train_way=5 does not belong to objective='cross_entropy'; allowed: None
     """
 
     dataset: str = "strokes"
+    path: str | None = None
+    image_size: int | None = None
+    protocol: str | None = None
     backbone: str = "conv4"
     objective: str = "cross_entropy"
     n_source: int = 64
-    n_novel: int | None = 100
+    n_novel: int | None = None
+    n_validation: int | None = None
     epochs: int | None = None
-    batch_size: int = 64
-    learning_rate: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-3
+    batch_size: int | None = None
+    train_way: int | None = None
+    train_shot: int | None = None
+    train_query: int | None = None
+    episodes_per_epoch: int | None = None
+    optimizer: str = "sgd"
+    learning_rate: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
     schedule: str = "one_cycle"
     augmentation: str = "affine"
     precision: str = "auto"
@@ -137,52 +107,153 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self):
-        def settle(name, value):  # an int given for a float becomes that float, so that keys agree
-            object.__setattr__(self, name, value)
-
-        _one_of("dataset", self.dataset, NAMES)
-        _one_of("backbone", self.backbone, BACKBONES)
-        _one_of("objective", self.objective, OBJECTIVES)
-        _whole("n_source", self.n_source, 2)
-        if self.n_novel is not None:
-            _whole("n_novel", self.n_novel, 2)
-        lists = FACTS[self.dataset].official
-        if lists is not None and (self.n_source > lists[0] or (self.n_novel or 0) > lists[1]):
-            raise ParameterError(
-                f"n_source={self.n_source} and n_novel={self.n_novel} ask for more classes than {self.dataset!r} has: "
-                f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes"
-            )
-        if self.n_source + (self.n_novel or 0) > FACTS[self.dataset].classes:
-            raise ParameterError(
-                f"n_source={self.n_source} and n_novel={self.n_novel} ask for more classes than "
-                f"{self.dataset!r} has: allowed together: {FACTS[self.dataset].classes}"
-            )
-        if self.epochs is not None:
-            _whole("epochs", self.epochs, 1, 100_000)
-        _whole("batch_size", self.batch_size, 2, 65_536)
-        settle("learning_rate", _real("learning_rate", self.learning_rate, 0, 100, open_low=True))
-        settle("momentum", _real("momentum", self.momentum, 0, 0.9999))
-        settle("weight_decay", _real("weight_decay", self.weight_decay, 0, 1))
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _one_of("augmentation", self.augmentation, AUGMENTATIONS)
-        _one_of("precision", self.precision, PRECISIONS)
-        _whole("measurements", self.measurements, 2, 1000)
-        _whole("class_seed", self.class_seed, 0, 2**31 - 1)
-        _whole("seed", self.seed, 0, 2**31 - 1)
+        try:
+            for name, value in _checked(self).items():
+                object.__setattr__(self, name, value)
+        except (TypeError, ValueError) as error:
+            raise ParameterError(str(error)) from None
 
     @property
     def key(self) -> str:
         """Name of this experiment: 16 hex digits of a hash over its parameters and a schema version."""
-        content = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        parameters = {name: value for name, value in self.to_dict().items() if name not in NOT_IN_KEY}
+        text = json.dumps({"schema": SCHEMA, **parameters}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict:
+        """Parameters as plain data, as in config.json."""
+        return dataclasses.asdict(self)
 
     def replace(self, **changes) -> "Experiment":
         """Return the same experiment with some parameters changed, validated again.
 
+        Parameters that stand at a default which depends on the others follow those.
+
         >>> Experiment().replace(n_source=8).n_source
         8
+        >>> Experiment().replace(optimizer="adam").learning_rate
+        0.001
         """
-        return type(self)(**{**dataclasses.asdict(self), **changes})
+        defaults = _dependent_defaults(self)
+        kept = {name: value for name, value in self.to_dict().items() if defaults.get(name) != value}
+        return type(self)(**{**kept, **changes})
+
+
+def _checked(e: Experiment) -> dict[str, object]:
+    """Every parameter, accepted, with None replaced by the default it stands for; raises TypeError or ValueError."""
+    for name, allowed in (
+        ("dataset", catalog.DATASETS),
+        ("backbone", catalog.BACKBONES),
+        ("objective", catalog.OBJECTIVES),
+        ("optimizer", catalog.OPTIMIZERS),
+        ("schedule", catalog.SCHEDULES),
+        ("augmentation", catalog.AUGMENTATIONS),
+        ("precision", catalog.PRECISIONS),
+    ):
+        check_choice(name, getattr(e, name), allowed)
+    _refuse_others(e, "dataset", {name: entry.options for name, entry in catalog.DATASETS.items()})
+    _refuse_others(e, "objective", {name: parameters for name, (_, parameters) in catalog.OBJECTIVES.items()})
+    _refuse_others(e, "optimizer", catalog.OPTIMIZERS)
+    if e.protocol is not None:
+        check_choice("protocol", e.protocol, catalog.PROTOCOLS)
+    if e.path is not None and not isinstance(e.path, str | os.PathLike):
+        raise TypeError(f"path={e.path!r} is of type {type(e.path).__name__}; allowed: text, or None")
+    check_whole("n_source", e.n_source, 2)
+
+    defaults = _dependent_defaults(e)
+    value = {name: defaults.get(name) if found is None else found for name, found in e.to_dict().items()}
+    if value["path"] is not None:
+        value["path"] = os.fspath(value["path"])
+    for name, (low, high) in _WHOLE.items():
+        if value[name] is not None:
+            value[name] = check_whole(name, value[name], low, high)
+    value["learning_rate"] = check_real("learning_rate", value["learning_rate"], 0, 100, above_low=True)
+    value["weight_decay"] = check_real("weight_decay", value["weight_decay"], 0, 1)
+    if value["momentum"] is not None:
+        value["momentum"] = check_real("momentum", value["momentum"], 0, 1, below_high=True)
+    _check_classes(e, value)
+    return value
+
+
+_WHOLE = {
+    "n_source": (2, float("inf")),
+    "n_novel": (0, float("inf")),
+    "n_validation": (0, float("inf")),
+    "image_size": (8, 4096),
+    "epochs": (1, 100_000),
+    "batch_size": (2, 65_536),
+    "train_way": (2, float("inf")),
+    "train_shot": (1, 1_000),
+    "train_query": (1, 1_000),
+    "episodes_per_epoch": (1, 1_000_000),
+    "measurements": (2, 1_000),
+    "class_seed": (0, 2**31 - 1),
+    "seed": (0, 2**31 - 1),
+}
+
+
+def _refuse_others(e: Experiment, chooser: str, parameters: dict[str, tuple[str, ...]]) -> None:
+    """Refuse parameters that belong to other choices of ``chooser`` than the one made."""
+    chosen = getattr(e, chooser)
+    for name in {name: None for own in parameters.values() for name in own}:  # in order, each once
+        if name not in parameters[chosen] and getattr(e, name) is not None:
+            belongs = [choice for choice, own in parameters.items() if name in own]
+            raise ValueError(
+                f"{name}={getattr(e, name)!r} does not belong to {chooser}={chosen!r}; allowed: None"
+                + ("" if chooser == "objective" else f" (it belongs to {chooser} {', '.join(belongs)})")
+            )
+
+
+def _classes(e: Experiment) -> tuple[int | None, tuple[int, int] | None]:
+    """Classes there are, and numbers of source and novel classes in published lists; None: not known here."""
+    if e.dataset == "omniglot":
+        return catalog.PROTOCOLS[e.protocol or "lake"]
+    return catalog.DATASETS[e.dataset].classes, catalog.DATASETS[e.dataset].official
+
+
+def _dependent_defaults(e: Experiment) -> dict[str, object]:
+    """Defaults that depend on other parameters."""
+    sgd = e.optimizer == "sgd"
+    classes, lists = _classes(e)
+    defaults = {
+        "learning_rate": 0.2 if sgd else 1e-3,
+        "momentum": 0.9 if sgd else None,
+        "weight_decay": 5e-3 if sgd else 0.0,
+    }
+    if classes is not None:
+        spare = lists[1] if lists else classes - e.n_source
+        # too many source classes: the message about it names 100 novel ones
+        defaults["n_novel"] = (
+            0 if spare in (0, 1) else min(catalog.MOST_NOVEL, spare) if spare > 1 else catalog.MOST_NOVEL
+        )
+    own = {
+        "batch_size": 64,
+        "train_way": min(20, e.n_source),
+        "train_shot": 5,
+        "train_query": 5,
+        "episodes_per_epoch": 100,
+    }
+    return defaults | {name: own[name] for name in catalog.OBJECTIVES[e.objective][1] if name in own}
+
+
+def _check_classes(e: Experiment, value: dict) -> None:
+    """Refuse more classes than there are, as far as that is known before the data set is read."""
+    n_source, n_novel, n_validation = (value[f"n_{kind}"] or 0 for kind in ("source", "novel", "validation"))
+    classes, lists = _classes(e)
+    counts = f"n_source={n_source} and n_novel={n_novel}" + (
+        f" and n_validation={n_validation}" if n_validation else ""
+    )
+    if n_novel == 1:
+        raise ValueError("n_novel=1; allowed: 0, or at least 2")
+    if lists is not None and (n_source > lists[0] or n_novel > lists[1]):
+        raise ValueError(
+            f"{counts} ask for more classes than {e.dataset!r} has; "
+            f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes"
+        )
+    if classes is not None and n_source + n_novel + n_validation > classes:
+        raise ValueError(f"{counts} ask for more classes than {e.dataset!r} has; allowed together: {classes}")
+    if value["train_way"] is not None and value["train_way"] > n_source:
+        raise ValueError(f"train_way={value['train_way']}; allowed: at most n_source={n_source}")
 
 
 def _refuse_unknown(init):

@@ -1,6 +1,6 @@
-"""One sentence of cure for the most common broken installation: torch and torchvision that do not match.
+"""The most common broken installation, torch and torchvision that do not match, refused in one sentence.
 
-Reads package metadata only (no torch import); called by ``import ncbook`` and by whoever needs torchvision.
+Reads package metadata only (no torch import); called by ``import ncbook``.
 """
 
 from importlib import metadata
@@ -16,13 +16,6 @@ class InstallationError(ImportError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def _cure(torch: str, torchvision: str) -> InstallationError:
-    return InstallationError(
-        f"torch {torch} and torchvision {torchvision} do not belong together: install the pair named in "
-        "requirements.txt with `make env` or `pip install -r requirements.txt`."
-    )
-
-
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -34,7 +27,7 @@ def check_pair() -> None:
     """Refuse a torchvision whose metadata asks for another torch, or that was built for another CUDA.
 
     Raises:
-        InstallationError: one sentence with both versions and the cure.
+        InstallationError: one sentence with both versions and what to do.
     """
     torch, torchvision = _version("torch"), _version("torchvision")
     if torch is None or torchvision is None:
@@ -43,24 +36,7 @@ def check_pair() -> None:
     fits = all(r.specifier.contains(torch, prereleases=True) for r in wanted if r.name == "torch")
     builds = {Version(v).local for v in (torch, torchvision)} - {None}  # "cu132", "cpu"; None: not said
     if not fits or len(builds) > 1:
-        raise _cure(torch, torchvision)
-
-
-def import_torchvision():
-    """Import torchvision, or say in one sentence why it does not load.
-
-    Returns:
-        The module.
-
-    Raises:
-        InstallationError: torchvision is missing, or its compiled operators do not fit the installed torch.
-    """
-    try:
-        import torchvision
-    except ModuleNotFoundError as error:
-        if error.name != "torchvision":
-            raise
-        raise InstallationError("torchvision is not installed: `pip install -r requirements.txt`.") from None
-    except (RuntimeError, OSError, AttributeError, ImportError):  # "operator torchvision::nms does not exist"
-        raise _cure(_version("torch") or "?", _version("torchvision") or "?") from None
-    return torchvision
+        raise InstallationError(
+            f"torch {torch} and torchvision {torchvision} do not belong together: install the pair named in "
+            "requirements.txt with `make env` or `pip install -r requirements.txt`."
+        )

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from ncbook import backbones, collapse, runs
-from ncbook.experiment import nearest
+from ncbook import backbones, catalog, collapse, runs
+from ncbook._checks import check_choice, check_whole
+from ncbook.features import extract_layers, resolve_device
 
 
 def measure(run: runs.Run, split: str = "source_train", epoch: int | None = None, per_class: int = 100) -> pd.DataFrame:
@@ -24,25 +25,23 @@ def measure(run: runs.Run, split: str = "source_train", epoch: int | None = None
             fuzziness depend on it a little, so compare layers and networks at the same number.
 
     Returns:
-        One row a layer, in order of depth: layer, depth (1, 2, …), dim, cdnv, fuzziness
+        One row per layer, in order of depth: layer, depth (1, 2, …), dim, cdnv, fuzziness
         (`collapse.separation_fuzziness`) and mismatch (`collapse.class_mean_mismatch`).
 
     Raises:
         ValueError: an unknown split, an epoch that was not kept, or per_class below 2.
     """
-    if split not in runs.SPLITS:
-        raise ValueError(f"split={split!r} is unknown; {nearest(split, [*runs.SPLITS])}")
-    if per_class < 2:
-        raise ValueError(f"per_class={per_class}; allowed: a whole number of at least 2")
+    check_choice("split", split, catalog.SPLITS)
+    check_whole("per_class", per_class, 2)
     part = getattr(run.splits, split)
     counts = part.labels.bincount()
     place = (counts.cumsum(0) - counts)[part.labels]  # [N] where the sample's class begins
     rows = (place.new_ones(len(place)).cumsum(0) - 1 - place < per_class).nonzero().squeeze(1)
     labels = part.labels[rows]
-    backbone = run.model(epoch).to(runs.resolve_device())
+    backbone = run.model(epoch).to(resolve_device())
     names = backbones.layers(run.experiment.backbone)
     found, before = [], None
-    for name, features in zip(names, runs.extract_layers(backbone, part.images[rows], names), strict=True):
+    for name, features in zip(names, extract_layers(backbone, part.images[rows], names), strict=True):
         if before is not None and torch.equal(before, features):  # the features are the last layer, flattened
             continue
         values = (collapse.cdnv, collapse.separation_fuzziness, collapse.class_mean_mismatch)
@@ -55,7 +54,7 @@ class SeparationLaw(NamedTuple):
     """log D = log D_0 + depth · log ρ, fitted by least squares.
 
     Attributes:
-        ratio: ρ, the factor a layer; below 1 where classes separate.
+        ratio: ρ, the factor per layer; below 1 where classes separate.
         low, high: 95 % interval of ρ, by Student's t on the slope.
         half_life: layers in which D halves; infinite or negative where it does not fall.
         correlation: Pearson's, of log D and depth; -1 for an exact law with ρ < 1.
@@ -69,7 +68,7 @@ class SeparationLaw(NamedTuple):
 
 
 def separation_law(layers: pd.DataFrame) -> SeparationLaw:
-    """Fit the law of He and Su (PNAS 2023): separation fuzziness falls by a constant factor a layer.
+    """Fit the law of He and Su (PNAS 2023): separation fuzziness falls by a constant factor per layer.
 
     Args:
         layers: depth and fuzziness, at least three rows with fuzziness above 0.
@@ -98,7 +97,7 @@ def separation_law(layers: pd.DataFrame) -> SeparationLaw:
 
 
 def effective_depth(layers: pd.DataFrame, tolerance: float = 0.01) -> int | None:
-    """First layer from which the nearest class mean errs on at most a share ``tolerance``; None where none does.
+    """First layer from which the nearest class mean errs on at most a fraction ``tolerance``; None where none does.
 
     As recalled from Galanti, Galanti and Ben-Shaul (2022): the first layer with a mismatch ≤ ε.
 

@@ -1,6 +1,6 @@
-"""One function a figure: takes data and an ``ax``, gives the ``ax`` back. No computing.
+"""One function per figure: takes data and an ``ax``, gives the ``ax`` back. No computing.
 
-The same colour for a split everywhere (Okabe & Ito's palette, safe for colour-blind readers); log axes where
+The same color for a split everywhere (Okabe & Ito's palette, safe for color-blind readers); log axes where
 values span decades; theoretical values dashed. Notebooks call `use_style` once.
 """
 
@@ -15,7 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"source_train": "#0072B2", "source_test": "#009E73", "novel": "#D55E00", "validation": "#CC79A7"}
+COLORS = {"source_train": "#0072B2", "source_test": "#009E73", "novel": "#D55E00", "validation": "#CC79A7"}
 CLASSES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 NAMES = {
     "source_train": "source classes, training samples",
@@ -28,15 +28,15 @@ METRICS = {
     "nc1": "NC1",
     "nc2": "NC2",
     "nc3": "NC3",
-    "nc4": "NC4 (share of samples)",
-    "accuracy": "accuracy (share of samples)",
+    "nc4": "NC4 (fraction of samples)",
+    "accuracy": "accuracy (fraction of samples)",
     "loss": "loss (nats)",
-    "accuracy_5shot": "5-shot accuracy (share, 5-way)",
-    "accuracy_1shot": "1-shot accuracy (share, 5-way)",
+    "accuracy_5shot": "5-shot accuracy (fraction, 5-way)",
+    "accuracy_1shot": "1-shot accuracy (fraction, 5-way)",
     "min_distance": "smallest distance of class means",
-    "min_distance_normalised": "smallest distance of class means\n/ their mean distance from the centre",
+    "min_distance_normalized": "smallest distance of class means\n/ their mean distance from the center",
     "fuzziness": "separation fuzziness",
-    "mismatch": "nearest-mean mismatch (share)",
+    "mismatch": "nearest-mean mismatch (fraction)",
 }
 LOGARITHMIC = {"cdnv", "nc1", "loss", "fuzziness"}
 
@@ -62,7 +62,7 @@ def use_style() -> None:
 
 
 def _axes(ax: Axes, metric: str, x: str) -> Axes:
-    ax.set_xlabel({"epoch": "epoch", "step": "optimisation step"}[x])
+    ax.set_xlabel({"epoch": "epoch", "step": "optimization step"}[x])
     ax.set_ylabel(METRICS.get(metric, metric))
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
     if metric in LOGARITHMIC:
@@ -83,7 +83,7 @@ def plain_log_ticks(axis) -> None:
 def over_training(
     history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, x: str = "epoch", ideal: float | None = None
 ) -> Axes:
-    """One metric over training, one line a split.
+    """One metric over training, one line per split.
 
     Args:
         history: tidy: epoch, step, split, metric, value; of one run.
@@ -94,27 +94,38 @@ def over_training(
         ideal: theoretical value, drawn as a dashed line.
     """
     rows = history[history["metric"] == metric]
-    for split in COLOURS if splits is None else splits:
+    for split in COLORS if splits is None else splits:
         line = rows[rows["split"] == split]
         if len(line):
-            ax.plot(line[x], line["value"], "o-", color=COLOURS[split], label=NAMES[split])
+            ax.plot(line[x], line["value"], "o-", color=COLORS[split], label=NAMES[split])
     if ideal is not None:
         ax.axhline(ideal, color="0.3", linestyle="--", linewidth=1, label=f"theory: {ideal:g}")
     return _axes(ax, metric, x)
 
 
 def _shades(n_source: pd.Series) -> dict[int, tuple]:
-    """A colour for each number of source classes: the more, the darker."""
+    """A color for each number of source classes: the more, the darker."""
     sizes = sorted(n_source.unique())
     return dict(zip(sizes, mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(sizes))), strict=True))
 
 
-def _with_band(ax: Axes, rows: pd.DataFrame, x: str, colour, label: str) -> None:
+def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str) -> None:
     """The mean over repeats, in a band from the smallest to the largest of them."""
-    found = rows.groupby(x)["value"].agg(["mean", "min", "max"])
-    ax.plot(found.index, found["mean"], "o-", color=colour, label=label)
-    if (found["min"] < found["max"]).any():
-        ax.fill_between(found.index, found["min"], found["max"], color=colour, alpha=0.25, linewidth=0)
+    import seaborn  # two seconds: only for those who draw bands
+
+    band = ("pi", 100) if rows[x].duplicated().any() else None
+    seaborn.lineplot(
+        rows,
+        x=x,
+        y="value",
+        errorbar=band,
+        color=color,
+        label=label,
+        marker="o",
+        markeredgewidth=0,
+        legend=False,
+        ax=ax,
+    )
 
 
 def by_source_classes(
@@ -139,7 +150,7 @@ def by_source_classes(
 
 
 def by_layer(layers: pd.DataFrame, metric: str, *, ax: Axes, by: str = "layers", dashed=()) -> Axes:
-    """A layer-wise metric against the layer's depth, one curve a network (dark = deep).
+    """A layer-wise metric against the layer's depth, one curve per network (dark = deep).
 
     Args:
         layers: rows of `layerwise.measure` of several networks, with a column ``by``.
@@ -166,7 +177,7 @@ SHOTS = {1: "#E69F00", 5: "#0072B2"}
 
 
 def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str) -> Axes:
-    """Accuracies of one data set as dots with their intervals, a row a method, a colour a shot.
+    """Accuracies of one data set as dots with their intervals, a row per method, a color per shot.
 
     Args:
         cells: method, dataset, shot, accuracy, half_width (of the 95 % interval, NaN for none), and ``mark``: "measured
@@ -176,29 +187,29 @@ def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str) -> Axes:
     """
     methods = list(dict.fromkeys(cells["method"]))[::-1]
     rows = cells[cells["dataset"] == dataset]
-    for shot, colour in SHOTS.items():
+    for shot, color in SHOTS.items():
         for here in (True, False):
             part = rows[(rows["shot"] == shot) & ((rows["mark"] == "measured here") == here)]
             place = [methods.index(method) for method in part["method"]]
-            face = colour if here else "white"
-            ax.errorbar(part["accuracy"], place, xerr=part["half_width"].fillna(0), fmt="o", color=colour,
+            face = color if here else "white"
+            ax.errorbar(part["accuracy"], place, xerr=part["half_width"].fillna(0), fmt="o", color=color,
                         markerfacecolor=face, markersize=4, linewidth=1)  # fmt: skip
     measured = set(cells.loc[cells["mark"] == "measured here", "method"])
     names = [f"here: {method}" if method in measured else method for method in methods]
     ax.set_yticks(range(len(methods)), names, fontsize=7)
     ax.set_ylim(-0.7, len(methods) - 0.3)
-    ax.set_xlabel("5-way accuracy (share)")
+    ax.set_xlabel("5-way accuracy (fraction)")
     ax.set_title(DATA.get(dataset, dataset), fontsize=9)
     return ax
 
 
 def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits=("source_test", "novel")) -> Axes:
-    """Final value of a metric against the number of source classes, one line a split; a band over repeats."""
+    """Final value of a metric against the number of source classes, one line per split; a band over repeats."""
     rows = table if "repeat" in table else table.assign(repeat=0)
     rows = rows[rows["metric"] == metric].sort_values("epoch")
     last = rows.groupby(["split", "n_source", "repeat"], as_index=False)["value"].last()
     for split in splits:
-        _with_band(ax, last[last["split"] == split], "n_source", COLOURS[split], NAMES[split])
+        _with_band(ax, last[last["split"] == split], "n_source", COLORS[split], NAMES[split])
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     _axes(ax, metric, "epoch").set_xlabel("number of source classes")
@@ -234,7 +245,7 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
     return ax
 
 
-BOUND_COLOURS = {
+BOUND_COLORS = {
     "b1": "0.55",
     "b5": "0.1",
     "b2": "#E69F00",
@@ -245,10 +256,10 @@ BOUND_COLOURS = {
 
 
 def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) -> Axes:
-    """Measured two-class errors and their bounds against CDNV, on log axes; bounds of 1 or more say nothing.
+    """Measured two-class errors and their bounds against CDNV, on log axes; bounds of 1 or more are vacuous.
 
     Args:
-        pairs: one row a pair of classes: cdnv, error and a column for each bound.
+        pairs: one row per pair of classes: cdnv, error and a column for each bound.
         bounds: column -> label; functions of the CDNV alone become a dashed line.
         ax: where to draw.
     """
@@ -256,15 +267,15 @@ def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) 
     floor = pairs.loc[pairs["error"] > 0, "error"].min() / 2  # where errors of exactly 0 are drawn
     if not floor > 0:
         floor = 1e-4
-    ax.axhspan(1, 3, color="0.93", label="says nothing (≥ 1)")
+    ax.axhspan(1, 3, color="0.93", label="vacuous (≥ 1)")
     for column, label in bounds.items():
-        shade = BOUND_COLOURS.get(column, "0.3")
+        shade = BOUND_COLORS.get(column, "0.3")
         if column in ("b1", "b5"):
             ax.plot(ordered["cdnv"], ordered[column], "--", color=shade, linewidth=1.3, label=label)
         else:
             ax.plot(ordered["cdnv"], ordered[column], ".", color=shade, markersize=2.5, label=label)
     ax.plot(
-        ordered["cdnv"], ordered["error"].clip(lower=floor), ".", color=COLOURS["novel"], markersize=2.5,
+        ordered["cdnv"], ordered["error"].clip(lower=floor), ".", color=COLORS["novel"], markersize=2.5,
         label=f"measured (n = {len(pairs)} pairs; 0 at the bottom)",
     )  # fmt: skip
     ax.set_xscale("log")
@@ -272,15 +283,15 @@ def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) 
     ax.set_ylim(floor * 0.8, 3)
     plain_log_ticks(ax.xaxis)
     ax.set_xlabel("CDNV of the pair")
-    ax.set_ylabel("two-class error (share)")
+    ax.set_ylabel("two-class error (fraction)")
     return ax
 
 
 def worst_errors(frontier: pd.DataFrame, *, ax: Axes) -> Axes:
-    """What is known of the largest error at each CDNV V, in units of 4V / (1 + 4V), one colour a number of shots.
+    """What is known of the largest error at each CDNV V, in units of 4V / (1 + 4V), one color per number of shots.
 
     Args:
-        frontier: shot, cdnv, error (of the worst law found: a lower limit, solid), proved (a bound, dashed).
+        frontier: shot, cdnv, error (of the worst distribution found: a lower limit, solid), proved (a bound, dashed).
         ax: where to draw.
     """
     unit = 4 * frontier["cdnv"] / (1 + 4 * frontier["cdnv"])
@@ -290,7 +301,7 @@ def worst_errors(frontier: pd.DataFrame, *, ax: Axes) -> Axes:
         ax.plot(line["cdnv"], line["proved"], "--", color=shade, linewidth=1.2)
         ax.plot(line["cdnv"], line["error"], "-", color=shade, label=f"n = {shot}")
     ax.plot([], [], "--", color="0.3", linewidth=1.2, label="proved (B5)")
-    ax.plot([], [], "-", color="0.3", label="worst law found")
+    ax.plot([], [], "-", color="0.3", label="worst distribution found")
     ax.axhline(1, color="0.3", linestyle=":", linewidth=1)
     ax.set_xscale("log")
     ax.set_ylim(0, None)
@@ -310,7 +321,7 @@ def tightness(table: pd.DataFrame, names: dict[str, str], *, ax: Axes) -> Axes:
     """
     for bound, label in names.items():
         line = table[table["bound"] == bound].sort_values("shot")
-        ax.plot(line["shot"], line["ratio"], "o-", color=BOUND_COLOURS.get(bound, "0.3"), label=label)
+        ax.plot(line["shot"], line["ratio"], "o-", color=BOUND_COLORS.get(bound, "0.3"), label=label)
     ax.axhline(1, color="0.3", linestyle="--", linewidth=1)
     ax.set_xscale("log")
     shots = sorted(table["shot"].unique())

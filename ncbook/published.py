@@ -21,7 +21,8 @@ def table() -> pd.DataFrame:
     (2020) and the public lists of Tian et al. (RFS, 2020).
 
     Returns:
-        One row a cell: method, backbone, dataset, shot, accuracy and half_width (fractions; of the 95 % interval as far
+        One row per cell: method, backbone, dataset, shot, accuracy and half_width (fractions; of the 95 % interval as
+            far
         as the sources say, NaN where none is printed), mark (a key of `MARKS`) and remark.
 
     >>> cells = table()

@@ -25,7 +25,7 @@ def sweep(
     trained: a worker that dies costs what it did since its last checkpoint. All workers must see the same folder.
 
     Args:
-        experiments: what to train; one asked for twice is trained once.
+        experiments: what to train; one that comes twice is trained once.
         executor: where; None: here, one after the other. A ``ProcessPoolExecutor``, or a Dask cluster's
             ``Client.get_executor()``.
         runs_dir: folder of all runs; None: NCBOOK_RUNS of each worker, else a folder in the user's cache.
@@ -91,5 +91,5 @@ def _rows(experiment: Experiment, directory: str | None, error: str | None) -> p
         history = pd.DataFrame([{"error": error}])
     else:
         history = runs.Run(directory).history.assign(error=None, directory=directory)
-    fields = runs.describe(experiment)
+    fields = experiment.to_dict()
     return pd.concat([pd.DataFrame([fields] * len(history)).convert_dtypes(), history.convert_dtypes()], axis=1)

@@ -22,9 +22,10 @@ import torch
 torch.set_num_threads(1)
 
 import ncbook  # noqa: E402
-from ncbook import _files, runs, training  # noqa: E402
+from ncbook import _files, datasets  # noqa: E402
+from ncbook.training import Trainer, fit, measuring  # noqa: E402
 
-training.MEASURED_EPISODES = 20  # quick
+measuring.EPISODES = 20  # quick
 FOLDER, MODE = Path(sys.argv[1]), sys.argv[2]
 EXPERIMENT = ncbook.Experiment(
     n_source=4, n_novel=5, epochs=3, batch_size=16, measurements=3, precision="float32", learning_rate=0.05
@@ -86,7 +87,7 @@ def killed_at_write(folder: Path, number: int, before: bool) -> bool:
             file, mode, *a, **o
         )
         _files.save_file = deadly(_files.save_file)
-        training.CHECKPOINT_SECONDS = 0.0  # after every step
+        fit.CHECKPOINT_SECONDS = 0.0  # after every step
         train(folder)
 
     return child(work) != 0
@@ -114,7 +115,7 @@ def moments() -> int:
         for attempt in range(200):
             process = os.fork()
             if process == 0:
-                training.CHECKPOINT_SECONDS = 0.0
+                fit.CHECKPOINT_SECONDS = 0.0
                 train(folder)
                 os._exit(0)
             time.sleep(chance.uniform(0.0, 0.05 + 0.02 * attempt))
@@ -129,7 +130,7 @@ def moments() -> int:
 
 def signals() -> int:
     """SIGTERM after each step: the process ends by it, with a checkpoint of just that step."""
-    step, seen = training._Training._step, 0
+    step, seen = Trainer._update, 0
     for number in range(1, 13, 2):
         folder = FOLDER / f"signal-{number}"
         count = 0
@@ -142,7 +143,7 @@ def signals() -> int:
             return step(self, *arguments)
 
         def work(counted=counted, folder=folder):
-            training._Training._step = counted
+            Trainer._update = counted
             train(folder)
 
         status = child(work)
@@ -160,7 +161,7 @@ def data() -> int:
     """SIGKILL at every call that changes the disk while a data set is decoded and stored."""
     from ncbook.datasets import _cache
 
-    images = runs.load_images(EXPERIMENT)
+    images = datasets.load_for(EXPERIMENT)
     number, kills = 1, 0
     while True:
         os.environ["NCBOOK_CACHE"] = str(FOLDER / f"data-{number}")
@@ -197,7 +198,7 @@ def compare(folder: Path, what: str) -> None:
         sys.exit(1)
 
 
-runs.load_splits(EXPERIMENT)  # decoded once, for all children
+datasets.load_for(EXPERIMENT)  # decoded once, for all children
 train(FOLDER / "whole")
 EXPECTED = result(FOLDER / "whole")
 print(

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ncbook import backbones, runs
-from ncbook.experiment import BACKBONES
+from ncbook import backbones
+from ncbook.catalog import BACKBONES
+from ncbook.features import extract
 
 # parameters without a head, three channels, 32 x 32
 PARAMETERS = {
@@ -47,11 +48,11 @@ def test_layers_come_in_order_and_end_with_the_features(name):
     for layer in backbones.layers(name):
         network.get_submodule(layer).register_forward_hook(lambda _m, _i, _o, layer=layer: called.append(layer))
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
-    features = runs.extract(network, images)
+    features = extract(network, images)
     assert called == backbones.layers(name)
-    last = runs.extract(network, images, layer=backbones.layers(name)[-1])
+    last = extract(network, images, layer=backbones.layers(name)[-1])
     assert torch.equal(last, features)
-    first = runs.extract(network, images, layer=backbones.layers(name)[0])
+    first = extract(network, images, layer=backbones.layers(name)[0])
     assert first.shape[0] == 3 and first.dim() == 2 and first.is_contiguous()
 
 
@@ -75,3 +76,19 @@ def test_residual_shortcuts_are_the_identity_where_the_residual_is_zero():
     x = torch.randn(2, 128, 8, 8)
     before = x.clone()
     assert torch.equal(block(x), before) and torch.equal(x, before), "a block must not change its input in place"
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="did you mean 'conv4'"):
+        backbones.build("conv5", 1, 28)
+    with pytest.raises(ValueError, match="at least 16"):
+        backbones.build("conv4", 1, 8)
+    with pytest.raises(ValueError, match="in_channels=0"):
+        backbones.build("conv4", 0, 28)
+    with pytest.raises(ValueError, match="did you mean 'conv4'"):
+        backbones.layers("conv5")
+
+
+def test_conv4_on_the_meta_device():
+    with torch.device("meta"):
+        assert backbones.build("conv4", 3, 32)(torch.zeros(2, 3, 32, 32)).shape == (2, 256)

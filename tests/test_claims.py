@@ -195,7 +195,7 @@ def test_law_of_separation():
 
 def test_class_means_stay_apart():
     def rate(distance, cdnv=(1.0, 0.5, 0.3, 0.1)):
-        lines = {("source_train", m): distance for m in ("min_distance", "min_distance_normalised")}
+        lines = {("source_train", m): distance for m in ("min_distance", "min_distance_normalized")}
         return {**lines, ("source_train", "cdnv"): cdnv}
 
     good = networks("learning_rate", {0.1: rate([1, 2, 3, 3]), 0.05: rate([1, 2, 2, 2])})

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -16,6 +17,28 @@ def test_is_frozen_and_keyed_by_its_parameters():
     keys = {experiment.key, Experiment(seed=1).key, Experiment(class_seed=1).key, Experiment(epochs=1).key}
     assert len(keys) == 4
     assert Experiment(momentum=0).key == Experiment(momentum=0.0).key
+
+
+def test_defaults_that_depend_on_other_parameters():
+    assert Experiment() == Experiment(n_novel=100, batch_size=64, learning_rate=0.2, momentum=0.9, weight_decay=5e-3)
+    adam = Experiment(optimizer="adam")
+    assert (adam.learning_rate, adam.momentum, adam.weight_decay) == (1e-3, None, 0.0)
+    episodic = Experiment(objective="prototypical", n_source=8)
+    assert (episodic.train_way, episodic.train_shot, episodic.train_query) == (8, 5, 5)
+    assert episodic.batch_size is None and Experiment().train_way is None
+    assert episodic.replace(n_source=64).train_way == 20 and episodic.replace(n_source=9, train_way=3).train_way == 3
+    assert Experiment(dataset="cifar10", n_source=10).n_novel == 0
+    assert Experiment(dataset="omniglot", n_source=1600).n_novel == 23
+    assert Experiment(dataset="cifar_fs").n_novel == 20
+    assert Experiment(dataset="folder").n_novel is None  # known when it is read
+    assert Experiment(n_source=8).replace(objective="prototypical").batch_size is None
+
+
+def test_where_the_images_lie_is_no_part_of_the_key():
+    here, there = (Experiment(dataset="folder", path=path, image_size=32) for path in ("a.zip", "b/a.zip"))
+    assert here.key == there.key and here.path != there.path
+    assert here.key != here.replace(image_size=64).key
+    assert Experiment(dataset="folder", path=pathlib.Path("a.zip")) == here.replace(image_size=None)
 
 
 def test_key_is_the_same_in_another_process():
@@ -43,7 +66,22 @@ def test_imports_no_torch():
         ({"n_source": True}, ["n_source=True", "bool"]),
         ({"n_source": 8.0}, ["n_source=8.0", "float"]),
         ({"n_source": "8"}, ["n_source='8'", "str"]),
-        ({"n_novel": 0}, ["n_novel=0"]),
+        ({"n_novel": 1}, ["n_novel=1", "allowed: 0, or at least 2"]),
+        ({"n_novel": -2}, ["n_novel=-2"]),
+        ({"n_validation": -1}, ["n_validation=-1"]),
+        ({"dataset": "emnist", "n_source": 37, "n_novel": 5, "n_validation": 6}, ["37", "n_novel=5", "6", "47"]),
+        ({"path": "a.zip"}, ["path='a.zip'", "dataset='strokes'", "folder"]),
+        ({"dataset": "folder", "path": 3}, ["path=3", "int"]),
+        ({"dataset": "folder", "image_size": 4}, ["image_size=4", "at least 8"]),
+        ({"dataset": "folder", "protocol": "lake"}, ["protocol='lake'", "omniglot"]),
+        ({"dataset": "omniglot", "protocol": "vinials"}, ["did you mean 'vinyals'"]),
+        ({"dataset": "omniglot", "protocol": "vinyals", "n_source": 5000}, ["n_source=5000", "4112", "1692"]),
+        ({"optimizer": "adm"}, ["did you mean 'adam'"]),
+        ({"optimizer": "adam", "momentum": 0.5}, ["momentum=0.5", "optimizer='adam'", "sgd"]),
+        ({"train_way": 5}, ["train_way=5", "objective='cross_entropy'"]),
+        ({"objective": "prototypical", "batch_size": 32}, ["batch_size=32", "objective='prototypical'"]),
+        ({"objective": "prototypical", "n_source": 8, "train_way": 9}, ["train_way=9", "n_source=8"]),
+        ({"objective": "prototypical", "train_shot": 0}, ["train_shot=0", "at least 1"]),
         ({"dataset": "omniglot", "n_source": 1600, "n_novel": 100}, ["n_source=1600", "n_novel=100", "1623"]),
         ({"n_source": 10**6}, ["n_source=1000000", "n_novel=100", "16384"]),
         ({"epochs": 0}, ["epochs=0", "at least 1"]),

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import ncbook
-from ncbook import datasets, runs
+from ncbook import datasets
 from ncbook.datasets import _sources, cifar, mini_imagenet
 from ncbook.datasets._lists import KINDS, class_list
 
@@ -490,9 +490,7 @@ for again in range(2):
 
 
 def forget_images():
-    for load in (datasets._load_once, getattr(runs, "_images", None)):
-        if load is not None:
-            load.cache_clear()
+    datasets._load_once.cache_clear()
 
 
 def test_a_run_on_mapped_images_has_the_same_bits(tmp_path, monkeypatch):

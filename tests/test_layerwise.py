@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import ncbook
-from ncbook import collapse, layerwise, runs
+from ncbook import collapse, features, layerwise
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     experiment = ncbook.Experiment(
-        backbone="plain5", n_source=5, n_novel=None, epochs=2, batch_size=32, measurements=2, precision="float32"
+        backbone="plain5", n_source=5, n_novel=0, epochs=2, batch_size=32, measurements=2, precision="float32"
     )
     return ncbook.train(experiment, runs_dir=tmp_path_factory.mktemp("runs"))
 
@@ -40,7 +40,7 @@ def test_the_first_samples_of_each_class(run):
 
 def test_blocks_of_a_residual_network(tmp_path):
     experiment = ncbook.Experiment(
-        backbone="resnet18", n_source=3, n_novel=None, epochs=1, batch_size=64, measurements=2, precision="float32"
+        backbone="resnet18", n_source=3, n_novel=0, epochs=1, batch_size=64, measurements=2, precision="float32"
     )
     table = layerwise.measure(ncbook.train(experiment, runs_dir=tmp_path), per_class=3)
     assert table["layer"].tolist()[:2] == ["relu", "layer1.0"] and table["dim"].iloc[-1] == 512
@@ -81,6 +81,6 @@ def test_layers_come_from_one_forward_pass(run):
     backbone = run.model()
     backbone.get_submodule("layer1").register_forward_hook(lambda *_: passes.append(1))
     images = run.splits.source_train.images[:10]
-    first, last = runs.extract_layers(backbone, images, ["layer1", ""])
+    first, last = features.extract_layers(backbone, images, ["layer1", ""])
     assert len(passes) == 1 and first.shape == (10, 64 * 14**2)
-    assert torch.equal(last, runs.extract(backbone, images))
+    assert torch.equal(last, features.extract(backbone, images))

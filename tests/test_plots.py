@@ -7,7 +7,7 @@ import torch
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from ncbook import plots, progress
+from ncbook import plots
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def table(tiny_run):
 def test_a_split_has_one_colour(tiny_run, ax):
     assert plots.over_training(tiny_run.history, "cdnv", ax=ax, ideal=0) is ax
     lines = {line.get_label(): line.get_color() for line in ax.get_lines()}
-    assert {lines[plots.NAMES[split]] for split in plots.NAMES} == set(plots.COLOURS.values())
+    assert {lines[plots.NAMES[split]] for split in plots.NAMES} == set(plots.COLORS.values())
     assert ax.get_yscale() == "log" and ax.get_xlabel() == "epoch" and ax.get_ylabel() == "CDNV"
     dashed = [line for line in ax.get_lines() if line.get_linestyle() == "--"]
     assert len(dashed) == 1
@@ -86,34 +86,6 @@ def test_figures_are_written_only_where_asked(tmp_path, monkeypatch, tiny_run, a
     first = (tmp_path / "x.png").read_bytes(), (tmp_path / "x.pdf").read_bytes()
     plots.save(ax.figure, "x", tiny_run.history)
     assert first == ((tmp_path / "x.png").read_bytes(), (tmp_path / "x.pdf").read_bytes())
-
-
-@pytest.mark.parametrize(
-    ("environment", "mode"),
-    [
-        ({"NCBOOK_PROGRESS": "bar"}, "bar"),
-        ({"PYTEST_CURRENT_TEST": "x"}, "off"),
-        ({"JPY_SESSION_NAME": "x"}, "bar"),
-        ({}, "lines"),
-        ({"NCBOOK_PROGRESS": "off", "JPY_SESSION_NAME": "x"}, "off"),
-    ],
-)
-def test_progress_mode(monkeypatch, environment, mode):
-    for name in ("NCBOOK_PROGRESS", "PYTEST_CURRENT_TEST", "JPY_SESSION_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert progress.mode() == mode
-
-
-def test_progress_prints_throttled_lines(monkeypatch, capsys):
-    monkeypatch.setenv("NCBOOK_PROGRESS", "lines")
-    with progress.Progress(10, "train", every=0.0) as bar:
-        bar.advance(4, "loss 1")
-    assert "train: 4/10" in capsys.readouterr().out
-    with progress.Progress(10, "train", every=100.0) as bar:
-        bar.advance(4)
-    assert capsys.readouterr().out == ""
 
 
 def test_repeats_make_a_band(table, ax):

@@ -17,11 +17,12 @@ import torch
 import ncbook
 from ncbook import _files, runs, training
 from ncbook._files import DamagedFileError, StorageError
+from ncbook.training import Trainer, fit, measuring
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(training, "MEASURED_EPISODES", 50)
+    monkeypatch.setattr(measuring, "EPISODES", 50)
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +41,14 @@ def small():
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "MEASURED_EPISODES", 50)
+        patch.setattr(measuring, "EPISODES", 50)
         return ncbook.train(small, runs_dir=tmp_path_factory.mktemp("whole"))
 
 
 def assert_same(run, whole):
     pd.testing.assert_frame_equal(run.history, whole.history, check_exact=True)
-    assert run.epochs_kept == whole.epochs_kept and run.finished
-    for epoch in run.epochs_kept:
+    assert run.saved_epochs == whole.saved_epochs and run.finished
+    for epoch in run.saved_epochs:
         for part in ("model", "objective"):
             expected = getattr(whole, part)(epoch).state_dict()
             for name, tensor in getattr(run, part)(epoch).state_dict().items():
@@ -68,7 +69,7 @@ def test_killed_processes_lose_nothing_that_matters(root, tmp_path, mode):
 
 def stop_at(monkeypatch, number, act):
     """Act after the n-th step from now on."""
-    step, count = training._Training._step, 0
+    step, count = Trainer._update, 0
 
     def counted(self, *arguments):
         nonlocal count
@@ -78,7 +79,7 @@ def stop_at(monkeypatch, number, act):
             act()
         return loss
 
-    monkeypatch.setattr(training._Training, "_step", counted)
+    monkeypatch.setattr(Trainer, "_update", counted)
 
 
 def test_the_stop_button_saves_a_checkpoint_and_leaves_everything_usable(small, whole, tmp_path, monkeypatch):
@@ -91,8 +92,8 @@ def test_the_stop_button_saves_a_checkpoint_and_leaves_everything_usable(small, 
     about = _files.read_about(next(tmp_path.glob("*/resume.safetensors")))
     assert (about["epoch"], about["step"]) == (1, 2)  # four steps an epoch
     steps = []
-    step = training._Training._step
-    monkeypatch.setattr(training._Training, "_step", lambda s, *a: steps.append(1) or step(s, *a))
+    step = Trainer._update
+    monkeypatch.setattr(Trainer, "_update", lambda s, *a: steps.append(1) or step(s, *a))
     assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
     assert len(steps) == 3 * 4 - 6
 
@@ -151,19 +152,19 @@ def test_damage_of_a_finished_run_is_noticed(small, whole, tmp_path, file, how):
         again = ncbook.train(small, runs_dir=tmp_path)
     assert_same(again, whole)
     if file in ("config.json", "epoch-000002.safetensors"):
-        assert any("trained anew" in str(w.message) and file in str(w.message) for w in caught)
+        assert any("trained again" in str(w.message) and file in str(w.message) for w in caught)
         assert again.directory.with_name(again.directory.name + ".damaged").is_dir()
 
 
 @pytest.mark.parametrize("both", [False, True])
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(small, whole, tmp_path, monkeypatch, both):
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(fit, "CHECKPOINT_SECONDS", 0.0)
         stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             ncbook.train(small, runs_dir=tmp_path)
     (directory,) = (path.parent for path in tmp_path.glob("*/config.json"))
-    for name in ("resume.safetensors", "resume-before.safetensors")[: 1 + both]:
+    for name in ("resume.safetensors", "resume-previous.safetensors")[: 1 + both]:
         spoil(directory / name, "altered")
     with pytest.warns(UserWarning, match="older state"):
         assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
@@ -190,7 +191,7 @@ def test_a_full_disk_is_named_and_what_was_there_is_kept(small, whole, tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(fit, "CHECKPOINT_SECONDS", 0.0)
         with pytest.raises(StorageError, match=r"could not be written in .*make room.*NCBOOK_RUNS") as raised:
             ncbook.train(small, runs_dir=tmp_path)
     assert raised.value.errno == errno.ENOSPC
@@ -234,8 +235,8 @@ def test_the_lock_of_a_dead_process_is_taken_over(small, whole, tmp_path):
 
 
 def test_a_huge_but_finite_loss_is_a_diverged_run(small, tmp_path, monkeypatch):
-    step = training._Training._step
-    monkeypatch.setattr(training._Training, "_step", lambda s, *a: step(s, *a) + 1e9)
+    step = Trainer._update
+    monkeypatch.setattr(Trainer, "_update", lambda s, *a: step(s, *a) + 1e9)
     for _ in range(2):  # asked again, the same answer
         with pytest.raises(training.DivergedError, match=r"the loss is 1e\+09 after epoch 1 of 3.*learning_rate below"):
             ncbook.train(small, runs_dir=tmp_path)

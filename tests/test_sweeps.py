@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import ncbook
-from ncbook import training
+from ncbook.training import fit
 
 EXPERIMENTS = [
     ncbook.Experiment(n_source=4, n_novel=5, epochs=2, batch_size=16, measurements=2, precision="float32", seed=seed)
@@ -50,8 +50,8 @@ def test_a_failure_is_a_row_and_the_rest_goes_on(tmp_path, monkeypatch, serial):
 
 def test_again_trains_only_what_is_missing(tmp_path, monkeypatch, serial):
     ncbook.sweep(EXPERIMENTS[:1], runs_dir=tmp_path, threads=1)
-    trained, fit = [], training._Training.fit
-    monkeypatch.setattr(training._Training, "fit", lambda self: trained.append(self.experiment) or fit(self))
+    trained, whole = [], fit._fit
+    monkeypatch.setattr(fit, "_fit", lambda store, e, *rest: trained.append(e) or whole(store, e, *rest))
     table = ncbook.sweep(EXPERIMENTS, runs_dir=tmp_path, threads=1)
     assert trained == EXPERIMENTS[1:]
     pd.testing.assert_frame_equal(numbers(table), numbers(serial), check_exact=True)

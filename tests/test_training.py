@@ -1,14 +1,13 @@
-import errno
-import json
-import os
-import shutil
+"""The trainer and `train`: numbers, resumption, refusals, schedules, augmentations."""
 
 import pandas as pd
 import pytest
 import torch
 
 import ncbook
-from ncbook import augmentations, backbones, collapse, fewshot, objectives, runs, training
+from ncbook import catalog, collapse, datasets, fewshot, training
+from ncbook.training import Trainer, augmentations, fit
+from ncbook.training.signals import DeferredSignals
 
 
 def test_history_is_tidy_and_complete(tiny, tiny_run):
@@ -18,7 +17,7 @@ def test_history_is_tidy_and_complete(tiny, tiny_run):
     assert not history.duplicated(["epoch", "split", "metric"]).any()
     assert history["value"].notna().all()
     found = history.groupby("split")["metric"].agg(set)
-    collapse_metrics = {"cdnv", "cdnv_debiased", "nc1", "nc2", "min_distance", "min_distance_normalised"}
+    collapse_metrics = {"cdnv", "cdnv_debiased", "nc1", "nc2", "min_distance", "min_distance_normalized"}
     shots = {f"{head}accuracy_{n}shot" for head in ("", "ridge_") for n in (1, 5)}
     assert found["source_train"] == found["source_test"] == collapse_metrics | {"loss", "accuracy", "nc3", "nc4"}
     assert found["novel"] == found["validation"] == collapse_metrics | shots
@@ -45,7 +44,7 @@ def test_training_learns(tiny_run):
 
 
 def test_finished_run_is_found_again(tiny, tiny_run, monkeypatch):
-    monkeypatch.setattr(training, "_Training", None)  # training again would fail
+    monkeypatch.setattr(fit, "Trainer", None)  # training again would fail
     again = ncbook.train(tiny, runs_dir=tiny_run.directory.parent)
     assert again.directory == tiny_run.directory and again.finished
 
@@ -63,18 +62,19 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("killed_in_epoch", [1, 3, 4])
 def test_interrupted_run_continues_to_the_same_numbers(tiny, tiny_run, tmp_path, monkeypatch, killed_in_epoch):
-    epoch = training._Training._epoch
+    begin = Trainer._begin_epoch
 
-    def until_killed(self, number, *args):
-        if number == killed_in_epoch:
+    def until_killed(self):
+        if self.epoch + 1 == killed_in_epoch:
             raise Killed
-        return epoch(self, number, *args)
+        begin(self)
 
-    monkeypatch.setattr(training._Training, "_epoch", until_killed)
-    with pytest.raises(Killed):
-        ncbook.train(tiny, runs_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_begin_epoch", until_killed)
+        with pytest.raises(Killed):
+            ncbook.train(tiny, runs_dir=tmp_path)
     begun = []
-    monkeypatch.setattr(training._Training, "_epoch", lambda s, n, *a: begun.append(n) or epoch(s, n, *a))
+    monkeypatch.setattr(Trainer, "_begin_epoch", lambda self: begun.append(self.epoch + 1) or begin(self))
     run = ncbook.train(tiny, runs_dir=tmp_path)
     assert begun[0] == (1 if killed_in_epoch == 1 else 3)  # measured and kept: 0, 2, 4
     pd.testing.assert_frame_equal(run.history, tiny_run.history, check_exact=True)
@@ -95,111 +95,115 @@ def test_diverged_run_says_so_and_keeps_the_last_weights(tiny, tmp_path):
         ncbook.train(tiny.replace(learning_rate=100, weight_decay=1.0), runs_dir=tmp_path)
     (directory,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert not ncbook.Run(directory).finished
-    assert ncbook.Run(directory).epochs_kept
+    assert ncbook.Run(directory).saved_epochs
 
 
-def test_run_folder_says_what_was_run(tiny, tiny_run):
-    config = json.loads((tiny_run.directory / "config.json").read_text())
-    assert ncbook.Experiment(**config["experiment"]) == tiny
-    assert config["threads"] >= 1 and config["precision"] == "float32" and config["device"]
-    assert config["environment"]["versions"]["torch"] == torch.__version__
-    assert tiny_run.directory.name.startswith(tiny.key)
-    assert config["fingerprint"].startswith(tiny_run.directory.name.split("-")[1])
-    assert not (tiny_run.directory / "resume.safetensors").exists()
-
-
-def copy_of(run, folder):
-    return runs.Run(shutil.copytree(run.directory, folder / run.directory.name))
-
-
-def test_features_are_computed_once(tiny_run, tmp_path, monkeypatch):
-    run = copy_of(tiny_run, tmp_path)
-    for left in run.directory.glob("features-*"):
-        left.unlink()
-    computed, extract = [], runs.extract
-    monkeypatch.setattr(runs, "extract", lambda *a, **k: computed.append(a) or extract(*a, **k))
-    first, labels = run.features("novel", 2)
-    again, same_labels = runs.Run(run.directory).features("novel", 2)
-    assert torch.equal(first, again) and torch.equal(labels, same_labels) and len(computed) == 1
-    assert not torch.equal(run.features("novel")[0], first) and len(computed) == 2
-    run.features("novel", 2, layer="block3")
-    assert len(computed) == 3  # of a layer: not kept
-    kept = run.directory / "features-novel-000002.safetensors"
-    kept.write_bytes(kept.read_bytes()[:-7])  # damaged
-    assert torch.equal(run.features("novel", 2)[0], first) and len(computed) == 4
-    shutil.copy(run.directory / "features-novel-000004.safetensors", kept)  # of other weights
-    assert torch.equal(run.features("novel", 2)[0], first) and len(computed) == 5
-    monkeypatch.setattr(runs, "FEATURES_KEPT", 4 * first.numel() - 1)  # too large
-    run.features("novel", 2)
-    assert len(computed) == 6
-
-
-def test_features_without_room_for_them(tiny_run, tmp_path, monkeypatch):
-    run = copy_of(tiny_run, tmp_path)
-    for left in run.directory.glob("features-*"):
-        left.unlink()
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    assert run.features("novel")[0].isfinite().all()
-    assert not [file.name for file in run.directory.iterdir() if "features" in file.name]
-
-
-@pytest.mark.parametrize("split", runs.SPLITS)
-def test_features(tiny_run, split):
-    features, labels = tiny_run.features(split)
-    part = getattr(tiny_run.splits, split)
-    assert features.shape == (len(part.labels), 64) and features.dtype == torch.float32
-    assert labels.dtype == torch.int64 and torch.equal(labels, part.labels)
-    assert torch.equal(labels.unique(), torch.arange(len(part.class_names)))
-
-
-def test_features_of_layers_and_epochs(tiny_run):
-    assert tiny_run.features("novel", layer="block3")[0].shape[1] == 64 * 3 * 3
-    last = tiny_run.features("novel")[0]
-    assert torch.equal(tiny_run.features("novel", layer="features")[0], last)
-    assert not torch.equal(tiny_run.features("novel", epoch=0)[0], last)
-    last.requires_grad_()  # ordinary tensors: usable in a loss
-    assert (last * 1).sum().backward() is None
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda run: run.features("nowel"), "did you mean 'novel'"),
-        (lambda run: run.features("novel", epoch=1), "epoch=1 was not kept; kept: 0, 2, 4"),
-        (lambda run: run.features("novel", layer="block9"), "block9.*allowed: block1"),
-        (lambda run: run.model(epoch=99), "kept: 0, 2, 4"),
-    ],
-)
-def test_run_refuses(tiny_run, call, words):
-    with pytest.raises(ValueError, match=words):
-        call(tiny_run)
-
-
-def test_no_run_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
-        ncbook.Run(tmp_path)
-    with pytest.raises(TypeError, match="dict"):
+def test_what_is_no_experiment_and_no_images(tiny, tmp_path):
+    with pytest.raises(TypeError, match="dict.*allowed: ncbook.Experiment"):
         ncbook.train({})
+    with pytest.raises(TypeError, match="images is of type Tensor; allowed: ncbook.datasets.ImageClasses"):
+        ncbook.train(tiny, images=torch.zeros(3), runs_dir=tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
-def test_equal_steps_whatever_the_number_of_classes(tmp_path):
-    steps = {
-        n: training._Training(ncbook.Experiment(n_source=n), tmp_path, torch.device("cpu")).steps
-        for n in (8, 16, 32, 64, 128, 512)
-    }
+def test_a_class_with_one_sample_is_refused_before_any_work(tmp_path):
+    drawn = datasets.load("strokes", n_classes=9, per_class=8)
+    keep = torch.cat([torch.arange(8 * 8), torch.tensor([64])])  # of the last class one sample
+    images = datasets.ImageClasses(
+        "mine", drawn.images[keep], drawn.labels[keep], drawn.class_names, drawn.held_out[keep]
+    )
+    experiment = ncbook.Experiment(dataset="folder", n_source=3, n_novel=6, epochs=1)
+    with pytest.raises(ValueError, match=r"glyph00008.* 1 .*2"):
+        ncbook.train(experiment, images=images, runs_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"n_source=3.*n_novel=7.*'mine'.*9"):
+        ncbook.train(experiment.replace(n_novel=7), images=images, runs_dir=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def source_of(experiment):
+    return datasets.split_for(experiment).source_train
+
+
+def test_equal_steps_whatever_the_number_of_classes():
+    steps = {}
+    for n in (8, 16, 32, 64, 128, 512):
+        source = source_of(ncbook.Experiment(n_source=n))
+        trainer = Trainer(ncbook.Experiment(n_source=n), source.images, source.labels)
+        steps[n] = trainer.epochs * trainer.steps_per_epoch
     assert max(steps.values()) / min(steps.values()) < 1.3, steps
     assert steps[8] == steps[64] == 300
 
 
-def test_batches_of_an_epoch_cover_every_sample_once():
-    order = torch.randperm(950)
-    batches = order.tensor_split(training.steps_per_epoch(950, 64))
-    assert torch.cat(batches).unique().numel() == 950
-    assert {len(batch) for batch in batches} == {63, 64}
+TRAINED = {
+    "sgd": dict(precision="float32", learning_rate=0.05),
+    "adam, cosine": dict(precision="float32", optimizer="adam", schedule="cosine", learning_rate=0.01),
+    "bfloat16": dict(precision="bfloat16", augmentation="crop_flip", learning_rate=0.05),
+    "no momentum": dict(precision="float32", momentum=0.0, schedule="step"),
+    "episodes": dict(objective="prototypical", train_way=4, episodes_per_epoch=6, optimizer="adam"),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("stop", [3, 6, 8])
+def test_a_trainer_goes_on_from_its_state(name, stop):
+    own = TRAINED[name]
+    rows = {} if "objective" in own else {"batch_size": 15}  # 90 samples: 6 steps per epoch
+    experiment = ncbook.Experiment(n_source=6, n_novel=0, epochs=2, **rows, **own)
+    source = source_of(experiment)
+    whole, first, second = (Trainer(experiment, source.images, source.labels) for _ in range(3))
+    assert whole.steps_per_epoch == 6
+    losses = []
+    while not whole.finished:
+        whole.advance()
+        losses.append(whole.mean_loss())
+    for _ in range(stop):
+        first.advance()
+    state = {name: value.clone() if torch.is_tensor(value) else value for name, value in first.state().items()}
+    torch.manual_seed(99)
+    second.load_state(state)
+    assert (second.epoch, second.step) == (stop // 6, stop % 6)
+    while not second.finished:
+        second.advance()
+        assert second.mean_loss() == losses[second.epoch * 6 + second.step - 1]
+    for name, value in whole.state().items():
+        assert torch.equal(torch.as_tensor(second.state()[name]), torch.as_tensor(value)), name
+
+
+def test_an_episodic_run_is_measured_like_every_other(tmp_path):
+    experiment = ncbook.Experiment(
+        objective="prototypical", n_source=8, n_novel=8, train_way=5, episodes_per_epoch=20, epochs=2,
+        optimizer="adam", measurements=2,
+    )  # fmt: skip
+    run = ncbook.train(experiment, runs_dir=tmp_path)
+    assert run.config["steps_per_epoch"] == 20 and run.head() is None and run.logits("novel") is None
+    metrics = run.history.groupby("split")["metric"].agg(set)
+    assert "cdnv" in metrics["source_train"] and not {"loss", "accuracy", "nc3"} & metrics["source_train"]
+    assert metrics["source_train"] < metrics["novel"] and "accuracy_5shot" in metrics["novel"]
+    accuracy = run.history.query("split == 'novel' and metric == 'accuracy_5shot'")["value"].tolist()
+    assert accuracy[-1] > accuracy[0]
+
+
+def test_a_signal_outside_a_training_is_delivered_at_the_end():
+    with pytest.raises(KeyboardInterrupt), DeferredSignals() as signals:
+        signals.pending = 2
+
+
+@pytest.mark.parametrize("name", catalog.SCHEDULES)
+def test_schedules_stay_in_range(name):
+    factors = [training.learning_rate_factor(name, i / 100) for i in range(101)]
+    assert min(factors) >= 0 and max(factors) <= 1
+    assert (factors[-1] < 1e-9) == (name in ("one_cycle", "cosine"))
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="did you mean 'one_cycle'"):
+        training.learning_rate_factor("onecycle", 0.5)
+
+
+def test_step_schedule_is_that_of_the_recipe():
+    assert [training.learning_rate_factor("step", p) for p in (0.0, 0.59, 0.6, 0.79, 0.8, 1.0)] == [
+        *(1.0, 1.0, 0.1, 0.1, 0.01, 0.01)
+    ]
 
 
 def test_affine_moves_images_little_and_at_random():
@@ -211,12 +215,6 @@ def test_affine_moves_images_little_and_at_random():
     mass = moved.sum((1, 2, 3)) / images.sum((1, 2, 3))
     assert mass.min() > 0.85**2 * 0.9 and mass.max() < 1.15**2 * 1.1  # scaled by 0.85 to 1.15 in each direction
     assert torch.equal(moved, augmentations.affine(images, torch.Generator().manual_seed(0)))
-
-
-def test_step_schedule_is_that_of_the_recipe():
-    assert [training.learning_rate_factor("step", p) for p in (0.0, 0.59, 0.6, 0.79, 0.8, 1.0)] == [
-        *(1.0, 1.0, 0.1, 0.1, 0.01, 0.01)
-    ]
 
 
 def test_crop_flip_shifts_and_mirrors():
@@ -231,40 +229,9 @@ def test_crop_flip_shifts_and_mirrors():
     assert torch.equal(moved, augmentations.crop_flip(images, torch.Generator().manual_seed(0)))
 
 
-@pytest.mark.parametrize("name", ["one_cycle", "cosine", "step", "constant"])
-def test_schedules_stay_in_range(name):
-    factors = [training.learning_rate_factor(name, i / 100) for i in range(101)]
-    assert min(factors) >= 0 and max(factors) <= 1
-    assert (factors[-1] < 1e-9) == (name in ("one_cycle", "cosine"))
-
-
-def test_backbone_and_objective_refuse():
-    with pytest.raises(ValueError, match="did you mean 'conv4'"):
-        backbones.build("conv5", 1, 28)
-    with pytest.raises(ValueError, match="at least 16"):
-        backbones.build("conv4", 1, 8)
-    with pytest.raises(ValueError, match="in_channels=0"):
-        backbones.build("conv4", 0, 28)
-    with pytest.raises(ValueError, match="did you mean 'cross_entropy'"):
-        objectives.build("cross_entrpy", 64, 5)
-
-
-def test_conv4_on_the_meta_device():
-    with torch.device("meta"):
-        assert backbones.build("conv4", 3, 32)(torch.zeros(2, 3, 32, 32)).shape == (2, 256)
-
-
-def test_loss_is_that_of_torch():
-    objective = objectives.build("cross_entropy", 3, 4)
-    features, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 0])
-    logits = features @ objective.weight.T + objective.linear.bias
-    by_hand = (logits.logsumexp(1) - logits[torch.arange(5), labels]).mean()
-    torch.testing.assert_close(objective(features, labels), by_hand)
-
-
 def test_without_new_classes(tmp_path):
-    experiment = ncbook.Experiment(n_source=6, n_novel=None, epochs=1, batch_size=32, measurements=2)
+    experiment = ncbook.Experiment(n_source=6, n_novel=0, epochs=1, batch_size=32, measurements=2)
     run = ncbook.train(experiment, runs_dir=tmp_path)
     assert set(run.history["split"]) == {"source_train", "source_test", "validation"}
     assert len(run.splits.novel.labels) == 0 and len(run.splits.source_train.class_names) == 6
-    assert ncbook.Experiment(dataset="cifar10", n_source=10, n_novel=None).n_novel is None
+    assert ncbook.Experiment(dataset="cifar10", n_source=10).n_novel == 0

@@ -2,17 +2,17 @@
 
 The notebooks end with `judge`, over histories of runs (`Run.history`, with the columns that tell runs apart added),
 over a table of class pairs with measured errors and bounds, or over few-shot accuracies; `record` keeps the verdicts
-that `ledger` gathers. One module a kind of claim; each registers its claims when it is imported.
+that `ledger` gathers. One module per kind of claim; each registers its claims when it is imported.
 """
 
 import pandas as pd
 
+from ncbook._checks import check_choice
 from ncbook.claims import bounds, curves, episodes, networks, tables  # noqa: F401  (they register their claims)
 from ncbook.claims._ledger import ledger, record
 from ncbook.claims._registry import CLAIMS, FAILS, HOLDS, OPEN, Claim, Verdict
 from ncbook.claims.curves import final, first, series
 from ncbook.claims.networks import trained
-from ncbook.experiment import nearest
 
 __all__ = [
     "CLAIMS",
@@ -37,19 +37,17 @@ def judge(names: list[str], table: pd.DataFrame) -> pd.DataFrame:
     Args:
         names: names out of `CLAIMS`.
         table: tidy histories (epoch, step, split, metric, value and, for several runs, n_source, repeat,
-            learning_rate, layers, or backbone and way), one row a pair of classes (error, half_width, and a column for
-            each bound), or few-shot accuracies (method, dataset, shot, accuracy).
+            learning_rate, layers, or backbone and way), one row per pair of classes (error, half_width, and a column
+            for each bound), or few-shot accuracies (method, dataset, shot, accuracy).
 
     Returns:
-        One row a claim: claim, statement, source, verdict, numbers.
+        One row per claim: claim, statement, source, verdict, numbers.
 
     Raises:
         ValueError: an unknown claim.
     """
     rows = []
     for name in names:
-        if name not in CLAIMS:
-            raise ValueError(f"claim={name!r} is unknown; {nearest(name, list(CLAIMS))}")
-        claim = CLAIMS[name]
+        claim = CLAIMS[check_choice("claim", name, CLAIMS)]
         rows.append((name, claim.statement, claim.source, *claim.check(table)))
     return pd.DataFrame(rows, columns=["claim", "statement", "source", "verdict", "numbers"])

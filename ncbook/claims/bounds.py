@@ -1,6 +1,7 @@
 """Claims about inequalities: measured few-shot errors against their bounds, and which number predicts them.
 
-Over one row a pair of classes (error, half_width, a column a bound), a number of ways, or a resample of the classes.
+Over one row per pair of classes (error, half_width, a column per bound), a number of ways, or a resample of the
+classes.
 """
 
 from ncbook.claims._registry import OPEN, Verdict, claim, judged

@@ -74,7 +74,7 @@ def _train_nc_falls(table):
     "deck F3 (b)",
 )
 def _new_samples(table):
-    # The two sides have different numbers of samples a class, so the order is judged on the de-biased CDNV.
+    # The two sides have different numbers of samples per class, so the order is judged on the de-biased CDNV.
     wanted = [("source_train", "cdnv_debiased"), ("source_test", "cdnv_debiased"), ("source_test", "cdnv")]
     for split, metric in wanted:
         if series(table, split, metric).empty:

@@ -60,7 +60,7 @@ def _deep_falls(table):
 
 @claim("depth_test_above_train", "At every depth unseen samples collapse less than training ones", "deck F1")
 def _test_above_train(table):
-    # The two sides have different numbers of samples a class, so the order is judged on the de-biased CDNV.
+    # The two sides have different numbers of samples per class, so the order is judged on the de-biased CDNV.
     train, left = _trained_curves(table, "source_train", "cdnv_debiased")
     test, _ = _trained_curves(table, "source_test", "cdnv_debiased")
     if not train:
@@ -95,7 +95,7 @@ def _middle(run: pd.Series) -> float:
     return float(np.interp(run.index[-1] / 2, run.index, run))
 
 
-@claim("law_of_separation", "Fuzziness of training samples falls by a constant factor a layer", "He & Su 2023")
+@claim("law_of_separation", "Fuzziness of training samples falls by a constant factor per layer", "He & Su 2023")
 def _law(layers):
     if not {"layers", "depth", "fuzziness"} <= set(layers):
         return Verdict(OPEN, "no layers")
@@ -113,7 +113,7 @@ def _law(layers):
 def _stay_apart(table):
     if "learning_rate" not in table:
         return Verdict(OPEN, "one learning rate only")
-    distance = curves(table, "source_train", "min_distance_normalised", "learning_rate")
+    distance = curves(table, "source_train", "min_distance_normalized", "learning_rate")
     raw = curves(table, "source_train", "min_distance", "learning_rate")
     cdnv = curves(table, "source_train", "cdnv", "learning_rate")
     if not distance or not cdnv:
@@ -124,4 +124,4 @@ def _stay_apart(table):
         holds &= bool(share >= 0.5 and cdnv[rate].iloc[-1] < cdnv[rate].iloc[0])
         slope = spearman(raw[rate].index.to_series(), raw[rate])
         parts.append(f"{rate:g}: {share:.2f} of its largest, raw {slope:+.2f}")
-    return judged(holds, f"normalised distance at the end, and Spearman(epoch, raw distance): {'; '.join(parts)}")
+    return judged(holds, f"normalized distance at the end, and Spearman(epoch, raw distance): {'; '.join(parts)}")

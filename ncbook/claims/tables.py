@@ -1,6 +1,6 @@
 """Claims about the table: few-shot accuracies by method, data set and shot, as published or as measured here.
 
-Over one row a cell: method, dataset, shot, accuracy, half_width (95 %).
+Over one row per cell: method, dataset, shot, accuracy, half_width (95 %).
 """
 
 import pandas as pd

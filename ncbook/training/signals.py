@@ -1,13 +1,13 @@
 """The stop button and SIGTERM, held back until a computation is at a place where it can stop.
 
-Used by `training`. Does nothing outside the main thread, where Python delivers no signals.
+Used by `ncbook.training.fit`. Does nothing outside the main thread, where Python delivers no signals.
 """
 
 import signal
 import threading
 
 
-class Held:
+class DeferredSignals:
     """Context in which SIGINT and SIGTERM are remembered instead of acted upon; a second one acts at once.
 
     Attributes:

@@ -1,0 +1,84 @@
+"""Where a run lies on disk, and which files it is made of. No numbers are read or written here.
+
+<runs folder>/ncbook-runs.txt   marks a folder of runs
+<runs folder>/<experiment key>-<fingerprint of the pixels>/
+    config.json               the experiment, what "auto" became, versions, hardware
+    epoch-000012.safetensors  of each measured epoch: weights of f and of its head, and all that was measured
+    features-novel-000012.safetensors  features and labels of a split, once they were computed, up to 16 MiB
+    history.csv               what was measured, for people: tidy, epoch, step, split, metric, value
+    resume.safetensors        the last checkpoint, anywhere in an epoch; gone when finished
+    resume-previous.safetensors  the one before it, in case that is damaged
+    log.csv                   epoch, seconds: what a seed does not determine
+    finished.json             written last
+<the same>.lock, .holder      held while a process trains it, and who that is
+<the same>.damaged            a run in which damage was found, set aside
+"""
+
+import os
+import re
+from pathlib import Path
+
+import platformdirs
+
+from ncbook import datasets
+from ncbook.datasets import ImageClasses
+from ncbook.experiment import Experiment
+
+CONFIG, FINISHED, HISTORY, LOG = "config.json", "finished.json", "history.csv", "log.csv"
+CHECKPOINTS = ("resume.safetensors", "resume-previous.safetensors")  # the newest first
+MARK = "ncbook-runs.txt"
+_RUN = re.compile(r"[0-9a-f]{16}-[0-9a-f]{12}(\.damaged(-\d+)?)?")
+_FILE = re.compile(
+    r"(config|finished)\.json|(history|log)\.csv|resume(-previous)?\.safetensors"
+    r"|epoch-\d{6,}\.safetensors|features-[a-z_]+-\d{6,}\.safetensors"
+)
+_HALF_WRITTEN = re.compile(rf"\.({_FILE.pattern})\.\d+")
+
+
+def default_runs_dir() -> Path:
+    """NCBOOK_RUNS when it is set, else a folder in the user's cache."""
+    chosen = os.environ.get("NCBOOK_RUNS")
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("ncbook")) / "runs"
+
+
+def resolve_runs_dir(runs_dir: str | os.PathLike | None) -> Path:
+    """The folder of all runs as an absolute path; None: the default."""
+    return default_runs_dir() if runs_dir is None else Path(runs_dir).expanduser().absolute()
+
+
+def locate(
+    experiment: Experiment, runs_dir: str | os.PathLike | None = None, images: ImageClasses | None = None
+) -> Path:
+    """The folder of an experiment's run, whether it is there or not; ``images`` in place of its data set."""
+    images = datasets.load_for(experiment) if images is None else images
+    return resolve_runs_dir(runs_dir) / f"{experiment.key}-{images.fingerprint[:12]}"
+
+
+def is_run_folder(directory: Path) -> bool:
+    """Whether a folder is one of the package's own layout by its name, and no link."""
+    return bool(_RUN.fullmatch(directory.name)) and directory.is_dir() and not directory.is_symlink()
+
+
+def foreign_entries(directory: Path) -> list[str]:
+    """Names in a run's folder that the package did not write, in order."""
+    return sorted(
+        entry.name
+        for entry in os.scandir(directory)
+        if not entry.is_file(follow_symlinks=False)
+        or not (_FILE.fullmatch(entry.name) or _HALF_WRITTEN.fullmatch(entry.name))
+    )
+
+
+def weights_path(directory: Path, epoch: int) -> Path:
+    """The file of an epoch's weights and measurements."""
+    return directory / f"epoch-{epoch:06d}.safetensors"
+
+
+def features_path(directory: Path, split: str, epoch: int) -> Path:
+    """The file of a split's features after an epoch."""
+    return directory / f"features-{split}-{epoch:06d}.safetensors"
+
+
+def saved_epochs(directory: Path) -> list[int]:
+    """Epochs whose weights are on disk, in ascending order."""
+    return sorted(int(path.stem.removeprefix("epoch-")) for path in directory.glob("epoch-*.safetensors"))

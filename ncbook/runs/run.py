@@ -1,0 +1,224 @@
+"""`Run`: what is read back from a run's folder. Opens fast, reads lazily; writes nothing but features it has computed.
+
+Made by `ncbook.train`, or opened from its folder; used by notebooks, `layerwise`, `sweeps` and the explorers.
+"""
+
+import contextlib
+import functools
+import os
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ncbook import backbones, catalog, datasets, objectives
+from ncbook._checks import check_choice
+from ncbook._files import (
+    DamagedFileError,
+    read_about,
+    read_json,
+    read_tensors,
+    tensors_checksum,
+    write_csv,
+    write_tensors,
+)
+from ncbook.datasets import ClassSplit, ImageClasses
+from ncbook.experiment import SCHEMA, Experiment
+from ncbook.features import extract, resolve_device
+from ncbook.runs import layout
+
+FEATURES_ON_DISK = 16 * 2**20  # bytes up to which features of a split stay on disk
+
+
+def history_of(measured: dict[int, dict]) -> pd.DataFrame:
+    """The tidy history: epoch, step, split, metric, value, from epoch -> what its file says (step, measured)."""
+    rows = [(epoch, measured[epoch]["step"], *row) for epoch in sorted(measured) for row in measured[epoch]["measured"]]
+    return pd.DataFrame(rows, columns=["epoch", "step", "split", "metric", "value"])
+
+
+class Run:
+    """A run on disk: an experiment's numbers and networks. Made by `ncbook.train`; opens fast, reads lazily.
+
+    Args:
+        directory: the run's folder.
+        images: the images it was trained on, where these were handed over to `ncbook.train`; None: the experiment's
+            data set, when images are needed at all.
+
+    Raises:
+        FileNotFoundError: there is no run in that folder.
+        DamagedFileError: its config was cut short or altered.
+        ValueError: it was written by a version of the package with another layout.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, images: ImageClasses | None = None):
+        self.directory, self._images = Path(directory), images
+        path = self.directory / layout.CONFIG
+        if not path.is_file():
+            raise FileNotFoundError(f"no run in {self.directory}: config.json is missing")
+        self.config: dict = read_json(path)
+        if self.config.get("schema") != SCHEMA:
+            version = self.config.get("environment", {}).get("versions", {}).get("ncbook", "unknown")
+            raise ValueError(
+                f"the run in {self.directory} was written by ncbook {version} in layout {self.config.get('schema')}; "
+                f"this version reads layout {SCHEMA}: train it again, or read it with that version"
+            )
+        self.experiment = Experiment(**self.config["experiment"])
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "unfinished"
+        e = self.experiment
+        return f"Run({e.dataset}, {e.backbone}, {e.n_source} source classes, {self.config['epochs']} epochs, {state})"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training went to its last epoch."""
+        return (self.directory / layout.FINISHED).is_file()
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Every measurement, tidy: epoch, step, split, metric, value; only what a seed determines.
+
+        Read from the epochs' files; a history.csv that says otherwise is replaced, with a warning.
+
+        Raises:
+            DamagedFileError: an epoch's file is damaged.
+        """
+        frame = history_of(
+            {epoch: read_about(layout.weights_path(self.directory, epoch)) for epoch in self.saved_epochs}
+        )
+        path = self.directory / layout.HISTORY
+        if self.finished and not (path.is_file() and path.read_bytes() == frame.to_csv(index=False).encode()):
+            warnings.warn(f"{path} is not what was measured, and is replaced", stacklevel=2)
+            with contextlib.suppress(OSError):  # a folder that is read-only: the numbers returned are right
+                write_csv(path, frame)
+        return frame
+
+    def verify(self) -> None:
+        """Check every file of a finished run against its checksum; each once per process.
+
+        Raises:
+            DamagedFileError: naming the file.
+        """
+        read_json(self.directory / layout.FINISHED)
+        for epoch in self.config["measured_epochs"]:
+            path = layout.weights_path(self.directory, epoch)
+            if not path.is_file():
+                raise DamagedFileError(f"{path} is missing")
+            read_tensors(path)
+
+    @property
+    def saved_epochs(self) -> list[int]:
+        """Epochs whose weights are on disk, in ascending order."""
+        return layout.saved_epochs(self.directory)
+
+    @functools.cached_property
+    def splits(self) -> ClassSplit:
+        """The images the run was trained and measured on.
+
+        Raises:
+            ValueError: the images are not there, or are not those that the run was trained on.
+        """
+        images = self._images
+        if images is None and self.config["images_handed_over"]:
+            raise ValueError(
+                f"the run in {self.directory} was trained on images that were handed over: hand them over again, "
+                "Run(directory, images=...) or ncbook.train(experiment, images=...)"
+            )
+        if images is None:
+            images = datasets.load_for(self.experiment)
+        if images.fingerprint != self.config["fingerprint"]:
+            raise ValueError(
+                f"the run in {self.directory} was trained on other pixels than those of {images.name!r} "
+                f"(fingerprint {self.config['fingerprint'][:12]}, here {images.fingerprint[:12]})"
+            )
+        return datasets.split_for(self.experiment, images)
+
+    def _saved_epoch(self, epoch: int | None) -> int:
+        """An epoch whose weights are on disk; None: the last."""
+        epochs = self.saved_epochs
+        if not epochs:
+            raise ValueError(f"the run in {self.directory} has no weights yet")
+        if epoch is not None and epoch not in epochs:
+            raise ValueError(f"epoch={epoch!r} was not kept; kept: {', '.join(map(str, epochs))}")
+        return epochs[-1] if epoch is None else epoch
+
+    def _weights(self, epoch: int | None, part: str) -> dict[str, Tensor]:
+        prefix = part + "."
+        tensors = read_tensors(layout.weights_path(self.directory, self._saved_epoch(epoch)))
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    def model(self, epoch: int | None = None) -> nn.Module:
+        """The feature map f after an epoch (None: the last), in evaluation mode on the CPU.
+
+        Raises:
+            ValueError: the weights of that epoch were not kept; the message lists those that were.
+        """
+        weights = self._weights(epoch, "backbone")
+        channels, size = self.config["image_shape"][0], self.config["image_shape"][-1]
+        with torch.device("meta"):  # no random numbers drawn
+            backbone = backbones.build(self.experiment.backbone, channels, size)
+        backbone.load_state_dict(weights, assign=True)
+        return backbone.to(memory_format=torch.channels_last).eval()
+
+    def objective(self, epoch: int | None = None) -> objectives.Objective:
+        """The objective with its head after an epoch (None: the last), on the CPU."""
+        weights = self._weights(epoch, "objective")
+        with torch.device("meta"):
+            objective = objectives.build(self.experiment, self.config["feature_dim"])
+        objective.load_state_dict(weights, assign=True)
+        return objective.eval()
+
+    def head(self, epoch: int | None = None) -> Tensor | None:
+        """Rows of the linear classifier after an epoch, float32 [C, D]; None when there is no such head."""
+        weight = self.objective(epoch).weight
+        return None if weight is None else weight.detach()
+
+    def features(self, split: str, epoch: int | None = None, layer: str | None = None) -> tuple[Tensor, Tensor]:
+        """Features and labels of a split, computed in float32 without augmentation.
+
+        Features f(x) of up to 16 MiB stay in the run's folder once they were computed, and are read from there, without
+        any images.
+
+        Args:
+            split: "source_train", "source_test", "novel" or "validation".
+            epoch: a measured epoch; None: the last.
+            layer: a name of `ncbook.backbones.layers`; None: the features f(x).
+
+        Returns:
+            features float32 [N, D] and labels int64 [N], 0 ... C-1 within the split.
+
+        Raises:
+            ValueError: unknown split or layer, or an epoch whose weights were not kept.
+        """
+        check_choice("split", split, catalog.SPLITS)
+        if layer is not None:
+            check_choice("layer", layer, backbones.layers(self.experiment.backbone))
+        epoch = self._saved_epoch(epoch)
+        weights = tensors_checksum(layout.weights_path(self.directory, epoch))
+        path = layout.features_path(self.directory, split, epoch)
+        if layer is None and (stored := _read_features(path, weights)):
+            return stored
+        part = getattr(self.splits, split)
+        features = extract(self.model(epoch).to(resolve_device()), part.images, layer=layer).cpu()
+        if layer is None and features.nbytes <= FEATURES_ON_DISK:
+            with contextlib.suppress(OSError):  # a folder that cannot be written to: computed again next time
+                write_tensors(path, {"features": features, "labels": part.labels}, weights=weights)
+        return features, part.labels
+
+    @torch.no_grad()
+    def logits(self, split: str, epoch: int | None = None) -> Tensor | None:
+        """Scores of the source classes [N, C] for the samples of a split; None without a head."""
+        return self.objective(epoch).logits(self.features(split, epoch)[0])
+
+
+def _read_features(path: Path, weights: str) -> tuple[Tensor, Tensor] | None:
+    """Features and labels kept in a file; None if it is not there, damaged, or of other weights."""
+    try:
+        if read_about(path)["weights"] != weights:
+            return None
+        tensors = read_tensors(path)
+        return tensors["features"], tensors["labels"]
+    except (FileNotFoundError, DamagedFileError):
+        return None

@@ -1,0 +1,188 @@
+"""The store: writes a run's files while it is trained, restores what an interrupted one left. It knows no loop.
+
+Used by `ncbook.training.fit` under the run's `Lock`. Every file that numbers are read from carries a checksum.
+"""
+
+import contextlib
+import itertools
+import os
+import platform
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+import ncbook
+from ncbook._files import (
+    DamagedFileError,
+    make_folder,
+    read_about,
+    read_tensors,
+    replace,
+    write_csv,
+    write_json,
+    write_tensors,
+)
+from ncbook.datasets import ImageClasses
+from ncbook.runs import layout
+from ncbook.runs.run import Run, history_of
+
+
+def find(directory: Path, images: ImageClasses | None = None) -> Run | None:
+    """The finished, undamaged run in that folder, or None."""
+    if not (directory / layout.FINISHED).is_file():
+        return None
+    try:
+        run = Run(directory, images=images)
+        run.verify()
+    except DamagedFileError:
+        return None
+    _drop_checkpoints(directory)  # a process that died between its last two acts left them
+    return run
+
+
+class Store:
+    """The files of one run that is being trained.
+
+    Args:
+        directory: the run's folder; made by `restore`.
+
+    Attributes:
+        measured: epoch -> what its file says of it: epoch, step and the rows that were measured.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.measured: dict[int, dict] = {}
+        self._log: list[dict] = []
+
+    def restore(self) -> dict | None:
+        """The config of the interrupted run in this folder, every file of it checked, or None where there is none.
+
+        A damaged run is renamed, with a warning, and there is none. Half-written files are deleted.
+        """
+        make_folder(self.directory.parent)
+        _mark(self.directory.parent)
+        make_folder(self.directory)
+        for half_written in self.directory.glob(".*"):  # by a process that was killed
+            half_written.unlink()
+        try:
+            config = Run(self.directory).config
+            for epoch in layout.saved_epochs(self.directory):
+                path = layout.weights_path(self.directory, epoch)
+                read_tensors(path)
+                self.measured[epoch] = read_about(path)
+        except FileNotFoundError:
+            return None
+        except (DamagedFileError, ValueError) as error:
+            damaged = _set_aside(self.directory)
+            warnings.warn(
+                f"{error}; the run is trained again from the beginning, the old folder is now {damaged.name}",
+                stacklevel=5,
+            )
+            make_folder(self.directory)
+            self.measured = {}
+            return None
+        if (self.directory / layout.LOG).is_file():
+            self._log = pd.read_csv(self.directory / layout.LOG).to_dict("records")
+        return config
+
+    def begin(self, config: dict) -> None:
+        """Write the config of a new run."""
+        write_json(self.directory / layout.CONFIG, config)
+
+    def save_measurement(
+        self, epoch: int, step: int, rows: list[tuple[str, str, float]], weights: dict[str, Tensor], **seconds: float
+    ) -> None:
+        """Write what was measured after an epoch, (split, metric, value), with the weights it belongs to."""
+        about = {"epoch": epoch, "step": step, "measured": rows}
+        write_tensors(layout.weights_path(self.directory, epoch), weights, **about)  # one file: never apart
+        self.measured[epoch] = about
+        self._log.append({"epoch": epoch, **seconds})
+        write_csv(self.directory / layout.HISTORY, history_of(self.measured))
+        write_csv(self.directory / layout.LOG, pd.DataFrame(self._log))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the newest checkpoint is there."""
+        return (self.directory / layout.CHECKPOINTS[0]).is_file()
+
+    def save_checkpoint(self, state: dict[str, Tensor | int]) -> None:
+        """Write a trainer's state; the one before it is kept."""
+        newest, previous = (self.directory / name for name in layout.CHECKPOINTS)
+        if newest.is_file():
+            newest.replace(previous)
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        write_tensors(newest, tensors, **{name: value for name, value in state.items() if name not in tensors})
+
+    def load_checkpoint(self) -> dict[str, Tensor | int] | None:
+        """The newest state that is whole, or None; a damaged one is passed over with a warning."""
+        for name in layout.CHECKPOINTS:
+            path = self.directory / name
+            if not path.is_file():
+                continue
+            try:
+                return {**read_tensors(path), **read_about(path)}
+            except DamagedFileError as error:
+                warnings.warn(f"{error}; an older state is used in its place", stacklevel=5)
+        return None
+
+    def finish(self) -> None:
+        """Mark the run as finished; its checkpoints go."""
+        seconds = sum(row["seconds"] for row in self._log)
+        write_json(self.directory / layout.FINISHED, {"epochs": max(self.measured), "seconds": seconds})
+        _drop_checkpoints(self.directory)
+
+
+def environment() -> dict:
+    """Versions and hardware, as stored with every run."""
+    return {
+        "python": platform.python_version(),
+        "versions": {
+            "ncbook": ncbook.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pandas": pd.__version__,
+        },
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _drop_checkpoints(directory: Path) -> None:
+    for name in layout.CHECKPOINTS:
+        with contextlib.suppress(OSError):  # a read-only folder: they do no harm
+            (directory / name).unlink(missing_ok=True)
+
+
+def _mark(runs_dir: Path) -> None:
+    """Mark a folder of runs: only in such a folder anything is ever deleted."""
+    mark = runs_dir / layout.MARK
+    if not mark.is_file():
+        replace(mark, lambda path: path.write_text("A folder of runs of ncbook.\n", encoding="utf-8"))
+
+
+def _set_aside(directory: Path) -> Path:
+    """Rename a damaged run's folder, in place of what was set aside before; returns the new name."""
+    damaged = directory.with_name(directory.name + ".damaged")
+    if damaged.exists() and not layout.foreign_entries(damaged):
+        shutil.rmtree(damaged)
+    for number in itertools.count(2):
+        if not damaged.exists():
+            break
+        damaged = directory.with_name(f"{directory.name}.damaged-{number}")
+    directory.rename(damaged)
+    return damaged

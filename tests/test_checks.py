@@ -1,0 +1,94 @@
+"""The one dialect of messages: the parameter, what came, what is allowed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ncbook import _checks
+
+
+def test_what_is_accepted_is_returned():
+    assert _checks.check_whole("n", np.int64(3), 1) == 3 and type(_checks.check_whole("n", np.int64(3), 1)) is int
+    assert _checks.check_real("x", 2) == 2.0 and type(_checks.check_real("x", np.float32(2))) is float
+    assert _checks.check_choice("head", "ncc", ["ncc"]) == "ncc"
+    features, labels = torch.zeros(4, 2), torch.zeros(4, dtype=torch.uint8)
+    assert _checks.check_features(features, labels) is features and _checks.check_labels(labels) is labels
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (0, ValueError, "n=0; allowed: a whole number of at least 1 and at most 9"),
+        (10, ValueError, "n=10; allowed: a whole number of at least 1 and at most 9"),
+        (2.0, TypeError, "n=2.0 is of type float; allowed: a whole number"),
+        (True, TypeError, "n=True is of type bool"),
+        (None, TypeError, "n=None is of type NoneType"),
+    ],
+)
+def test_whole_numbers(value, error, words):
+    with pytest.raises(error) as raised:
+        _checks.check_whole("n", value, 1, 9)
+    assert str(raised.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (0, ValueError, "x=0; allowed: a finite number above 0 and below 1"),
+        (1.0, ValueError, "x=1.0; allowed: a finite number above 0 and below 1"),
+        (math.nan, ValueError, "x=nan; allowed"),
+        (math.inf, ValueError, "x=inf; allowed"),
+        ("1e-3", TypeError, "x='1e-3' is of type str"),
+        (False, TypeError, "x=False is of type bool"),
+    ],
+)
+def test_numbers(value, error, words):
+    with pytest.raises(error) as raised:
+        _checks.check_real("x", value, 0, 1, above_low=True, below_high=True)
+    assert str(raised.value).startswith(words)
+
+
+def test_a_number_that_yaml_reads_as_text():
+    with pytest.raises(TypeError, match=r"\(YAML reads it as text: write 1\.0e-03\)"):
+        _checks.check_real("x", "1e-3")
+
+
+@pytest.mark.parametrize("value", ["nc", "", None, 3])
+def test_names(value):
+    with pytest.raises(ValueError, match="head=.* is unknown; .*allowed: ridge, ncc"):
+        _checks.check_choice("head", value, ["ridge", "ncc"])
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "error", "words"),
+    [
+        ([[1.0]], torch.zeros(1, dtype=torch.int64), TypeError, "features is of type list; allowed: a torch.Tensor"),
+        (
+            torch.zeros(2, 2).long(),
+            torch.zeros(2).long(),
+            TypeError,
+            "features has dtype torch.int64; allowed: a float",
+        ),
+        (torch.zeros(2, 2, 2), torch.zeros(2).long(), ValueError, "features has shape [2, 2, 2]; allowed: [N, D]"),
+        (torch.zeros(2, 0), torch.zeros(2).long(), ValueError, "features has shape [2, 0]; allowed: [N, D]"),
+        (torch.zeros(2, 2), torch.zeros(3).long(), ValueError, "labels has shape [3]; allowed: [2]"),
+        (torch.zeros(2, 2), torch.zeros(2), TypeError, "labels has dtype torch.float32; allowed: an integer dtype"),
+        (torch.zeros(2, 2), torch.zeros(2, 1).long(), ValueError, "labels has shape [2, 1]; allowed: [N]"),
+        (torch.zeros(2, 2), [0, 1], TypeError, "labels is of type list; allowed: a torch.Tensor"),
+    ],
+)
+def test_features_and_labels(features, labels, error, words):
+    with pytest.raises(error) as raised:
+        _checks.check_features(features, labels)
+    assert str(raised.value).startswith(words)
+
+
+def test_rows_that_are_not_finite_are_named():
+    features = torch.zeros(5, 2)
+    features[3, 1] = torch.nan
+    assert _checks.describe_not_finite(features) == (
+        "features holds NaN or infinity in 1 of 5 rows, first in row 3; allowed: finite numbers"
+    )
+    assert "up to 1e+30; allowed: numbers small enough" in _checks.describe_not_finite(torch.full((2, 2), 1e30))

@@ -1,0 +1,226 @@
+"""What is read back from a run's folder, and which folders may be deleted."""
+
+import errno
+import json
+import os
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+
+import ncbook
+from ncbook import catalog, datasets, runs
+from ncbook.runs import layout
+from ncbook.runs import run as run_module
+
+
+def test_run_folder_says_what_was_run(tiny, tiny_run):
+    config = json.loads((tiny_run.directory / "config.json").read_text())
+    assert ncbook.Experiment(**config["experiment"]) == tiny
+    assert config["threads"] >= 1 and config["precision"] == "float32" and config["device"]
+    assert config["environment"]["versions"]["torch"] == torch.__version__
+    assert tiny_run.directory.name.startswith(tiny.key)
+    assert config["fingerprint"].startswith(tiny_run.directory.name.split("-")[1])
+    assert not (tiny_run.directory / "resume.safetensors").exists()
+
+
+def copy_of(run, folder):
+    return runs.Run(shutil.copytree(run.directory, folder / run.directory.name))
+
+
+def test_features_are_computed_once(tiny_run, tmp_path, monkeypatch):
+    run = copy_of(tiny_run, tmp_path)
+    for left in run.directory.glob("features-*"):
+        left.unlink()
+    computed, extract = [], run_module.extract
+    monkeypatch.setattr(run_module, "extract", lambda *a, **k: computed.append(a) or extract(*a, **k))
+    first, labels = run.features("novel", 2)
+    again, same_labels = runs.Run(run.directory).features("novel", 2)
+    assert torch.equal(first, again) and torch.equal(labels, same_labels) and len(computed) == 1
+    assert not torch.equal(run.features("novel")[0], first) and len(computed) == 2
+    run.features("novel", 2, layer="block3")
+    assert len(computed) == 3  # of a layer: not kept
+    kept = run.directory / "features-novel-000002.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-7])  # damaged
+    assert torch.equal(run.features("novel", 2)[0], first) and len(computed) == 4
+    shutil.copy(run.directory / "features-novel-000004.safetensors", kept)  # of other weights
+    assert torch.equal(run.features("novel", 2)[0], first) and len(computed) == 5
+    monkeypatch.setattr(run_module, "FEATURES_ON_DISK", 4 * first.numel() - 1)  # too large
+    kept.unlink()
+    run.features("novel", 2)
+    assert len(computed) == 6 and not kept.exists()
+
+
+def test_features_without_room_for_them(tiny_run, tmp_path, monkeypatch):
+    run = copy_of(tiny_run, tmp_path)
+    for left in run.directory.glob("features-*"):
+        left.unlink()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert run.features("novel")[0].isfinite().all()
+    assert not [file.name for file in run.directory.iterdir() if "features" in file.name]
+
+
+@pytest.mark.parametrize("split", catalog.SPLITS)
+def test_features(tiny_run, split):
+    features, labels = tiny_run.features(split)
+    part = getattr(tiny_run.splits, split)
+    assert features.shape == (len(part.labels), 64) and features.dtype == torch.float32
+    assert labels.dtype == torch.int64 and torch.equal(labels, part.labels)
+    assert torch.equal(labels.unique(), torch.arange(len(part.class_names)))
+
+
+def test_features_of_layers_and_epochs(tiny_run):
+    assert tiny_run.features("novel", layer="block3")[0].shape[1] == 64 * 3 * 3
+    last = tiny_run.features("novel")[0]
+    assert torch.equal(tiny_run.features("novel", layer="features")[0], last)
+    assert not torch.equal(tiny_run.features("novel", epoch=0)[0], last)
+    last.requires_grad_()  # ordinary tensors: usable in a loss
+    assert (last * 1).sum().backward() is None
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: run.features("nowel"), "did you mean 'novel'"),
+        (lambda run: run.features("novel", epoch=1), "epoch=1 was not kept; kept: 0, 2, 4"),
+        (lambda run: run.features("novel", layer="block9"), "block9.*allowed: block1"),
+        (lambda run: run.model(epoch=99), "kept: 0, 2, 4"),
+    ],
+)
+def test_run_refuses(tiny_run, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(tiny_run)
+
+
+def test_no_run_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        ncbook.Run(tmp_path)
+
+
+@pytest.fixture
+def own_images():
+    """Images that no data set of the package has."""
+    drawn = datasets.load("strokes", n_classes=24, per_class=20, seed=9)
+    return datasets.ImageClasses("mine", drawn.images, drawn.labels, drawn.class_names, drawn.held_out)
+
+
+def test_images_that_were_handed_over_are_wanted_again(own_images, tmp_path):
+    experiment = ncbook.Experiment(dataset="folder", n_source=6, epochs=1, measurements=2)
+    run = ncbook.train(experiment, images=own_images, runs_dir=tmp_path)
+    assert run.config["classes"] == {"source_train": 6, "source_test": 6, "novel": 18, "validation": 0}
+    assert run.directory.name.endswith(own_images.fingerprint[:12])
+    features, labels = run.features("novel")  # now on disk, with their labels
+    alone = ncbook.Run(run.directory)
+    again, same_labels = alone.features("novel")
+    assert torch.equal(again, features) and torch.equal(labels, same_labels)
+    assert alone.history.equals(run.history) and alone.head().shape == (6, 64)
+    with pytest.raises(
+        ValueError, match=r"was trained on images that were handed over: .*Run\(directory, images=\.\.\.\)"
+    ):
+        alone.features("novel", layer="block1")
+    with_images = ncbook.Run(run.directory, images=own_images)
+    assert with_images.features("novel", layer="block1")[0].shape[0] == len(labels)
+    other = datasets.load("strokes", n_classes=24, per_class=20, seed=8)
+    with pytest.raises(ValueError, match="other pixels than those of 'strokes'"):
+        ncbook.Run(run.directory, images=other).splits  # noqa: B018
+    assert ncbook.train(experiment, images=own_images, runs_dir=tmp_path).splits.novel.images.shape[0] == len(labels)
+
+
+def test_a_run_on_a_folder_finds_it_where_it_lies_now(own_images, tmp_path):
+    from PIL import Image
+
+    for row in range(0, len(own_images.labels), 2):
+        name = own_images.class_names[own_images.labels[row]]
+        (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(own_images.images[row, 0].numpy()).save(tmp_path / "pictures" / name / f"{row:04d}.png")
+    parameters = dict(dataset="folder", image_size=16, n_source=4, epochs=1, measurements=2)
+    run = ncbook.train(ncbook.Experiment(path=str(tmp_path / "pictures"), **parameters), runs_dir=tmp_path / "runs")
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    moved = ncbook.train(ncbook.Experiment(path=str(tmp_path / "moved"), **parameters), runs_dir=tmp_path / "runs")
+    assert moved.directory == run.directory  # the same pixels, hence the same run
+    assert moved.features("novel", layer="block1")[0].isfinite().all()
+
+
+# What may be deleted
+
+
+@pytest.fixture
+def run_alone(tiny_run, tmp_path):
+    (tmp_path / "runs").mkdir()
+    shutil.copy(tiny_run.directory.parent / layout.MARK, tmp_path / "runs")
+    return copy_of(tiny_run, tmp_path / "runs")
+
+
+def everything(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def rows_of(*directories):
+    return pd.DataFrame({"directory": [str(directory) for directory in directories]})
+
+
+def test_folders_of_another_layout_are_no_runs(run_alone, tmp_path):
+    foreign = tmp_path / "runs" / "thesis"
+    (foreign / "chapters").mkdir(parents=True)
+    shutil.copy(run_alone.directory / "config.json", foreign)
+    assert runs.list(tmp_path / "runs")["directory"].tolist() == [str(run_alone.directory)]
+    before = everything(tmp_path)
+    with pytest.raises(ValueError, match=r"thesis is no run of ncbook: nothing is deleted"):
+        runs.remove(rows_of(run_alone.directory, foreign))
+    assert everything(tmp_path) == before
+
+
+def test_a_run_outside_a_folder_of_runs_stays(run_alone, tmp_path):
+    elsewhere = shutil.copytree(run_alone.directory, tmp_path / "backup" / run_alone.directory.name)
+    before = everything(tmp_path)
+    with pytest.raises(ValueError, match=r"not inside a folder of runs \(ncbook-runs\.txt is missing"):
+        runs.remove(rows_of(run_alone.directory, elsewhere))
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "epoch-1.safetensors.bak", "plots/", "config.json.orig"])
+def test_what_the_package_did_not_write_stays(run_alone, tmp_path, foreign):
+    path = run_alone.directory / foreign
+    path.mkdir() if foreign.endswith("/") else path.write_text("mine")
+    before = everything(tmp_path)
+    with pytest.raises(ValueError, match=f"holds what ncbook did not write: {foreign.rstrip('/')}"):
+        runs.remove(rows_of(run_alone.directory))
+    assert everything(tmp_path) == before
+
+
+def test_links_to_runs_stay(run_alone, tmp_path):
+    link = tmp_path / "runs" / ("0" * 16 + "-" + "0" * 12)
+    link.symlink_to(run_alone.directory)
+    assert len(runs.list(tmp_path / "runs")) == 1
+    with pytest.raises(ValueError, match="is no run of ncbook"):
+        runs.remove(rows_of(link))
+    assert run_alone.finished and link.is_symlink()
+
+
+def test_a_row_given_twice_is_removed_once(run_alone, tmp_path):
+    (run_alone.directory / ".epoch-000004.safetensors.123").write_bytes(b"half-written")
+    freed = runs.remove(pd.concat([runs.list(tmp_path / "runs")] * 2))
+    assert freed > 0.4 and [path.name for path in (tmp_path / "runs").iterdir()] == [layout.MARK]
+
+
+def test_a_damaged_run_that_was_set_aside_can_be_removed(run_alone, tmp_path):
+    run_alone.directory.rename(run_alone.directory.with_name(run_alone.directory.name + ".damaged"))
+    table = runs.list(tmp_path / "runs")
+    assert len(table) == 1 and runs.remove(table) > 0 and len(runs.list(tmp_path / "runs")) == 0
+
+
+def test_no_run_is_being_trained_on_a_disk_that_cannot_be_written_to(run_alone, monkeypatch):
+    lock = runs.Lock(run_alone.directory)
+    with lock:
+        pass
+
+    def refuse(self, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    assert not lock.held()
