@@ -1,0 +1,90 @@
+"""The house of CONTRIBUTING.md: imports go downwards, rooms know what they may know, every file is listed."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+LAYERS = [  # from the bottom; modules of one line may not import each other unless the order within it allows
+    ["_checks", "progress", "installation", "catalog", "_files"],
+    ["collapse", "fewshot", "theory"],
+    ["experiment", "datasets", "backbones", "objectives", "features"],
+    ["runs", "training"],
+    ["layerwise", "sweeps"],
+    ["published", "claims", "plots"],
+]
+HEIGHT = {name: (height, place) for height, line in enumerate(LAYERS) for place, name in enumerate(line)}
+
+
+def imports(path):
+    """Modules of the package that a file imports, anywhere in it but under TYPE_CHECKING: (module, names)."""
+    tree = ast.parse(path.read_text())
+    hidden = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    skipped = {id(inner) for node in hidden for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "ncbook":
+            parts = node.module.split(".")
+            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("ncbook."))
+
+
+def files(root):
+    for path in sorted((root / "ncbook").rglob("*.py")):
+        room = path.relative_to(root / "ncbook").parts[0].removesuffix(".py")
+        if room != "__init__":
+            yield room, path
+
+
+def test_imports_go_downwards(root):
+    wrong = [
+        f"{path.relative_to(root)} imports {name}"
+        for room, path in files(root)
+        for name in imports(path)
+        if name != room and name in HEIGHT and HEIGHT[name] >= HEIGHT[room]
+    ]
+    assert not wrong, wrong
+    assert {room for room, _ in files(root)} == set(HEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("file", "forbidden"),
+    [
+        ("training/trainer.py", {"runs", "_files"}),
+        ("training/measuring.py", {"runs", "_files"}),
+        ("runs/store.py", {"training", "collapse", "fewshot"}),
+        ("collapse/pairs.py", {"fewshot", "theory", "datasets", "experiment"}),
+    ],
+)
+def test_rooms_know_only_what_they_may(root, file, forbidden):
+    assert not forbidden & set(imports(root / "ncbook" / file))
+
+
+def test_the_trainer_knows_no_path(root):
+    text = (root / "ncbook" / "training" / "trainer.py").read_text()
+    assert "pathlib" not in text and "import os" not in text and "open(" not in text
+
+
+def test_pure_rooms_import_nothing_but_checks(root):
+    for room, path in files(root):
+        if room in ("collapse", "fewshot"):
+            assert set(imports(path)) <= {room, "_checks"}, path
+
+
+def test_every_file_is_listed_with_its_purpose(root):
+    listed = (root / "CONTRIBUTING.md").read_text()
+    for room, path in files(root):
+        parts = path.relative_to(root / "ncbook").parts
+        block = listed.split(f"ncbook/{room}/\n")[1].split("\nncbook/")[0] if len(parts) > 1 else listed
+        assert (f"  {parts[1]} " if len(parts) > 1 else f"ncbook/{parts[0]} ") in block, path
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_room_can_be_imported_alone():
+    """No circle that only the usual order of imports hides."""
+    code = "import importlib, sys; importlib.import_module('ncbook.' + sys.argv[1])"
+    for name in ("runs", "training", "objectives", "collapse", "fewshot", "theory", "datasets"):
+        assert subprocess.run([sys.executable, "-c", code, name], capture_output=True).returncode == 0, name
