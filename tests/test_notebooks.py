@@ -82,14 +82,14 @@ def test_every_file_of_settings_is_tested(root):
     assert {path.stem for path in (root / "notebooks" / "params").glob("*.yaml")} == set(SETTINGS)
 
 
-def papermill(root, tmp_path, name, *arguments, **environment):
+def papermill(root, tmp_path, name, *arguments, cwd="/", **environment):
     out = tmp_path / "out.ipynb"
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
     env = {**os.environ, "NCBOOK_RUNS": str(tmp_path / "runs"), **environment}
     began = time.monotonic()
     done = subprocess.run(
         [*command, str(path(root, name)), str(out), *arguments],
-        cwd="/",
+        cwd=cwd,
         env=env,
         capture_output=True,
         text=True,
@@ -150,6 +150,53 @@ def test_good_parameters_from_any_folder(root, tmp_path):
     text = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
     assert "source classes: [8, 9]" in text
     assert "novel_cdnv_falls_with_l: cannot be judged" in text  # two numbers of source classes are too few
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A zip of class folders, such as a reader has: classes of unequal size, pictures that are not square."""
+    import io
+    import zipfile
+
+    from PIL import Image
+
+    from ncbook import datasets
+
+    drawn = datasets.load("strokes", n_classes=40, per_class=23, seed=5)
+    path = tmp_path_factory.mktemp("own") / "pictures.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for row, label in enumerate(drawn.labels.tolist()):
+            if row % 23 < 23 - label % 3:
+                content = io.BytesIO()
+                Image.fromarray(drawn.images[row, 0].numpy()).resize((40, 34)).save(content, "PNG")
+                archive.writestr(f"mine/{drawn.class_names[label]}/{row:04d}.png", content.getvalue())
+    return path
+
+
+OWN_FOLDER = ["-p", "dataset", "folder", "-p", "path", "pictures.zip", "-p", "image_size", "32", "-p", "n_source", "16"]
+
+
+@pytest.mark.parametrize("name", ANY_NETWORK)
+def test_a_folder_of_the_readers_own(root, tmp_path, pictures, name):
+    done, notebook, _ = papermill(root, tmp_path, name, *OWN_FOLDER, "-p", "epochs", "2", cwd=pictures.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(runs.list(tmp_path / "runs")["dataset"]) == {"folder"}
+    text = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
+    assert name != "03_new_classes" or "24 new classes, 0 validation classes" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-p", "n_source", "50"], "n_source=50"),
+        (["-p", "n_novel", "30"], "n_source=16, n_novel=30"),
+        (["-p", "path", "picture.zip"], "path='picture.zip' is not there"),
+        (["-p", "n_source", "37"], "n_novel=3; allowed here: at least 5"),
+    ],
+)
+def test_too_little_in_a_folder_is_said_before_training(root, tmp_path, pictures, arguments, words):
+    done, _, _ = papermill(root, tmp_path, "03_new_classes", *OWN_FOLDER, *arguments, cwd=pictures.parent)
+    assert done.returncode != 0 and words in done.stderr and not (tmp_path / "runs").exists()
 
 
 def test_networks_trained_side_by_side_are_found(root, tmp_path):
