@@ -81,7 +81,7 @@ def check_real(
             except ValueError:
                 hint = ""
         raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; allowed: {allowed}{hint}")
-    number = float(value)
+    number = float(value) + 0.0  # -0.0 becomes 0.0
     inside = math.isfinite(number) and low <= number <= high
     if not inside or (above_low and number == low) or (below_high and number == high):
         raise ValueError(f"{name}={value!r}; allowed: {allowed}")

@@ -94,7 +94,9 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged: {error!r}") from error
     if _digest(json.dumps(content)) != checksum:
         raise DamagedFileError(f"{path} was altered: its content does not have its checksum")
@@ -140,7 +142,9 @@ def _header(path: Path) -> tuple[dict, str]:
         if _digest(text) != metadata["about_checksum"]:
             raise DamagedFileError(f"{path} was altered: its description does not have its checksum")
         return json.loads(text), metadata["checksum"]
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (FileNotFoundError, DamagedFileError):
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{path} is damaged: {error!r}") from error
 
 
@@ -154,7 +158,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     status = path.stat()
     try:
         tensors = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise DamagedFileError(f"{path} is damaged: {error!r}") from error
     known = (str(path), status.st_mtime_ns, status.st_size)
     if known not in _verified:

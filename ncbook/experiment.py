@@ -248,10 +248,14 @@ def _check_classes(e: Experiment, value: dict) -> None:
     if lists is not None and (n_source > lists[0] or n_novel > lists[1]):
         raise ValueError(
             f"{counts} ask for more classes than {e.dataset!r} has; "
-            f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes"
+            f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes "
+            "(n_novel=None: what is to spare)"
         )
     if classes is not None and n_source + n_novel + n_validation > classes:
-        raise ValueError(f"{counts} ask for more classes than {e.dataset!r} has; allowed together: {classes}")
+        raise ValueError(
+            f"{counts} ask for more classes than {e.dataset!r} has; allowed together: {classes} "
+            "(n_novel=None: what is to spare)"
+        )
     if value["train_way"] is not None and value["train_way"] > n_source:
         raise ValueError(f"train_way={value['train_way']}; allowed: at most n_source={n_source}")
 

@@ -210,9 +210,11 @@ def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits
     last = rows.groupby(["split", "n_source", "repeat"], as_index=False)["value"].last()
     for split in splits:
         _with_band(ax, last[last["split"] == split], "n_source", COLORS[split], NAMES[split])
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     _axes(ax, metric, "epoch").set_xlabel("number of source classes")
+    ax.set_xscale("log", base=2)
+    sizes = sorted(last["n_source"].unique())
+    ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    ax.minorticks_off()
     return ax
 
 

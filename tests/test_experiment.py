@@ -17,6 +17,7 @@ def test_is_frozen_and_keyed_by_its_parameters():
     keys = {experiment.key, Experiment(seed=1).key, Experiment(class_seed=1).key, Experiment(epochs=1).key}
     assert len(keys) == 4
     assert Experiment(momentum=0).key == Experiment(momentum=0.0).key
+    assert Experiment(weight_decay=-0.0).key == Experiment(weight_decay=0.0).key
 
 
 def test_defaults_that_depend_on_other_parameters():

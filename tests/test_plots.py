@@ -41,6 +41,7 @@ def test_against_source_classes_takes_the_last_epoch(table, ax):
     plots.against_source_classes(table, "cdnv", ax=ax, splits=("novel",))
     last = table.query("split == 'novel' and metric == 'cdnv' and epoch == 4")["value"]
     assert ax.get_lines()[0].get_ydata().tolist() == last.tolist()
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["6", "12"]
 
 
 def test_scatter_has_a_point_for_each_measurement(table, ax):

@@ -17,6 +17,7 @@ import torch
 import ncbook
 from ncbook import _files, runs, training
 from ncbook._files import DamagedFileError, StorageError
+from ncbook.runs import layout
 from ncbook.training import Trainer, fit, measuring
 
 
@@ -167,6 +168,97 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(small, whole, tmp_pa
     for name in ("resume.safetensors", "resume-previous.safetensors")[: 1 + both]:
         spoil(directory / name, "altered")
     with pytest.warns(UserWarning, match="older state"):
+        assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+def spoil_config_gone(directory):
+    (directory / "config.json").unlink()
+
+
+def spoil_config_a_folder(directory):
+    spoil_config_gone(directory)
+    (directory / "config.json").mkdir()
+
+
+def spoil_epoch_gone(directory):
+    (directory / "epoch-000002.safetensors").unlink()
+
+
+def spoil_epoch_a_dead_link(directory):
+    spoil_epoch_gone(directory)
+    (directory / "epoch-000002.safetensors").symlink_to(directory / "nowhere")
+
+
+def spoil_epoch_a_folder(directory):
+    spoil_epoch_gone(directory)
+    (directory / "epoch-000002.safetensors").mkdir()
+
+
+def spoil_history(directory):
+    (directory / "history.csv").write_bytes(b"\xff\xfe\x00epoch")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "spoil_run",
+    [
+        spoil_config_gone,
+        spoil_config_a_folder,
+        spoil_epoch_gone,
+        spoil_epoch_a_dead_link,
+        spoil_epoch_a_folder,
+        spoil_history,
+    ],
+)
+def test_a_finished_run_heals_whatever_is_in_the_place_of_a_file(small, whole, tmp_path, spoil_run):
+    spoil_run(ncbook.train(small, runs_dir=tmp_path).directory)
+    assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+def log_emptied(directory):
+    (directory / "log.csv").write_text("")
+
+
+def log_altered(directory):
+    (directory / "log.csv").write_text("epoch,seconds\n0,soon\n")
+
+
+def log_of_bytes(directory):
+    (directory / "log.csv").write_bytes(b"\xff\xfe\x00")
+
+
+def a_stray_folder(directory):
+    (directory / ".ipynb_checkpoints").mkdir()
+
+
+def a_stray_file(directory):
+    (directory / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("spoil_run", [log_emptied, log_altered, log_of_bytes, a_stray_folder, a_stray_file])
+def test_an_interrupted_run_goes_on_beside_what_is_not_its_own(small, whole, tmp_path, monkeypatch, spoil_run):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ncbook.train(small, runs_dir=tmp_path)
+    directory = runs.locate(small, tmp_path)
+    spoil_run(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+    assert spoil_run not in (a_stray_folder, a_stray_file) or len(layout.foreign_entries(directory)) == 1
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(7, 0), (-1, 0), (1, 4), (1, -1), ("1", 2), (None, None)])
+def test_a_checkpoint_of_an_impossible_moment_is_refused(small, whole, tmp_path, monkeypatch, epoch, step):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ncbook.train(small, runs_dir=tmp_path)
+    path = runs.locate(small, tmp_path) / "resume.safetensors"
+    about = _files.read_about(path)
+    _files.write_tensors(path, _files.read_tensors(path), **about | {"epoch": epoch, "step": step})
+    with pytest.warns(UserWarning, match="is no checkpoint of this run"):
         assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
 
 

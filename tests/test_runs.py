@@ -146,6 +146,44 @@ def test_a_run_on_a_folder_finds_it_where_it_lies_now(own_images, tmp_path):
     assert moved.features("novel", layer="block1")[0].isfinite().all()
 
 
+# Damage that is noticed
+
+
+def test_an_epoch_that_is_missing_is_not_replaced_by_another(run_alone):
+    history_file = run_alone.directory / "history.csv"
+    before = history_file.read_bytes()
+    (run_alone.directory / "epoch-000004.safetensors").unlink()
+    for read in (lambda r: r.history, lambda r: r.features("novel"), lambda r: r.model(), lambda r: r.verify()):
+        with pytest.raises(runs.DamagedFileError, match=r"epoch-000004\.safetensors is missing; ncbook\.train trains"):
+            read(ncbook.Run(run_alone.directory))
+    assert history_file.read_bytes() == before
+
+
+def test_an_epoch_of_another_run_is_not_taken(run_alone, tiny, tmp_path):
+    other = ncbook.train(tiny.replace(seed=1), runs_dir=tmp_path / "other")
+    shutil.copy(other.directory / "epoch-000002.safetensors", run_alone.directory)
+    with pytest.raises(runs.DamagedFileError, match="belongs to another run or epoch"):
+        ncbook.Run(run_alone.directory).model(2)
+    shutil.copy(run_alone.directory / "epoch-000004.safetensors", run_alone.directory / "epoch-000002.safetensors")
+    with pytest.raises(runs.DamagedFileError, match="belongs to another run or epoch"):
+        ncbook.Run(run_alone.directory).history  # noqa: B018
+
+
+def test_other_files_beside_the_epochs_are_passed_over(run_alone, tiny_run):
+    shutil.copy(run_alone.directory / "epoch-000002.safetensors", run_alone.directory / "epoch-000002 (1).safetensors")
+    assert ncbook.Run(run_alone.directory).history.equals(tiny_run.history)
+
+
+@pytest.mark.parametrize("content", ["{" * 100_000, "[" * 100_000 + "]" * 100_000, "[1]", "3", "null", ""])
+def test_unreadable_runs_are_listed(run_alone, tmp_path, content):
+    (run_alone.directory / "config.json").write_text(content)
+    table = runs.list(tmp_path / "runs")
+    assert table["state"].tolist() == ["unreadable"] and "1 runs" in runs.disk_space(tmp_path / "runs")
+    (run_alone.directory / "config.json").unlink()
+    (run_alone.directory / "config.json").mkdir()
+    assert runs.list(tmp_path / "runs")["state"].tolist() == ["unreadable"]
+
+
 # What may be deleted
 
 

@@ -32,6 +32,7 @@ _FILE = re.compile(
     r"(config|finished)\.json|(history|log)\.csv|resume(-previous)?\.safetensors"
     r"|epoch-\d{6,}\.safetensors|features-[a-z_]+-\d{6,}\.safetensors"
 )
+_EPOCH = re.compile(r"epoch-(\d{6,})\.safetensors")
 _HALF_WRITTEN = re.compile(rf"\.({_FILE.pattern})\.\d+")
 
 
@@ -59,6 +60,15 @@ def is_run_folder(directory: Path) -> bool:
     return bool(_RUN.fullmatch(directory.name)) and directory.is_dir() and not directory.is_symlink()
 
 
+def half_written(directory: Path) -> list[Path]:
+    """Files that a process was writing when it was killed."""
+    return [
+        Path(entry.path)
+        for entry in os.scandir(directory)
+        if entry.is_file(follow_symlinks=False) and _HALF_WRITTEN.fullmatch(entry.name)
+    ]
+
+
 def foreign_entries(directory: Path) -> list[str]:
     """Names in a run's folder that the package did not write, in order."""
     return sorted(
@@ -81,4 +91,10 @@ def features_path(directory: Path, split: str, epoch: int) -> Path:
 
 def saved_epochs(directory: Path) -> list[int]:
     """Epochs whose weights are on disk, in ascending order."""
-    return sorted(int(path.stem.removeprefix("epoch-")) for path in directory.glob("epoch-*.safetensors"))
+    names = [_EPOCH.fullmatch(path.name) for path in directory.glob("epoch-*.safetensors")]
+    return sorted(int(name[1]) for name in names if name)
+
+
+def identity(config: dict) -> str:
+    """Name of the run that a config describes; every file with numbers says which run it belongs to."""
+    return f"{Experiment(**config['experiment']).key}-{config['fingerprint'][:12]}"

@@ -45,8 +45,8 @@ def _row(directory: Path) -> dict:
         row |= {"seconds": read_json(directory / layout.FINISHED)["seconds"] if run.finished else np.nan}
         row |= run.experiment.to_dict()
         row["state"] = "finished" if run.finished else "training" if Lock(directory).held() else "interrupted"
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # damaged, or of another version: listed, so that it can be removed
+    except Exception:  # damaged in whatever way, or of another version: listed, so that it can be removed
+        pass
     return row
 
 

@@ -85,9 +85,8 @@ class Run:
         Raises:
             DamagedFileError: an epoch's file is damaged.
         """
-        frame = history_of(
-            {epoch: read_about(layout.weights_path(self.directory, epoch)) for epoch in self.saved_epochs}
-        )
+        self._refuse_incomplete()
+        frame = history_of({epoch: self.measured(epoch) for epoch in self.saved_epochs})
         path = self.directory / layout.HISTORY
         if self.finished and not (path.is_file() and path.read_bytes() == frame.to_csv(index=False).encode()):
             warnings.warn(f"{path} is not what was measured, and is replaced", stacklevel=2)
@@ -102,11 +101,34 @@ class Run:
             DamagedFileError: naming the file.
         """
         read_json(self.directory / layout.FINISHED)
+        self._refuse_incomplete()
         for epoch in self.config["measured_epochs"]:
-            path = layout.weights_path(self.directory, epoch)
-            if not path.is_file():
-                raise DamagedFileError(f"{path} is missing")
-            read_tensors(path)
+            self.measured(epoch)
+            read_tensors(layout.weights_path(self.directory, epoch))
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Experiment key and fingerprint of the pixels, as in the folder's name."""
+        return layout.identity(self.config)
+
+    def measured(self, epoch: int) -> dict:
+        """What an epoch's file says of it: epoch, step, and the rows (split, metric, value) that were measured.
+
+        Raises:
+            DamagedFileError: the file is damaged, or belongs to another run or epoch.
+        """
+        path = layout.weights_path(self.directory, epoch)
+        about = read_about(path)
+        if (about.get("run"), about.get("epoch")) != (self.identity, epoch):
+            raise DamagedFileError(f"{path} belongs to another run or epoch ({about.get('run')}, {about.get('epoch')})")
+        return about
+
+    def _refuse_incomplete(self) -> None:
+        """Raise where a file of a finished run is missing: nothing may stand in for it."""
+        missing = sorted(set(self.config["measured_epochs"]) - set(self.saved_epochs)) if self.finished else []
+        if missing:
+            path = layout.weights_path(self.directory, missing[0])
+            raise DamagedFileError(f"{path} is missing; ncbook.train trains the run again")
 
     @property
     def saved_epochs(self) -> list[int]:
@@ -136,13 +158,16 @@ class Run:
         return datasets.split_for(self.experiment, images)
 
     def _saved_epoch(self, epoch: int | None) -> int:
-        """An epoch whose weights are on disk; None: the last."""
+        """An epoch whose weights are on disk and belong to this run; None: the last."""
+        self._refuse_incomplete()
         epochs = self.saved_epochs
         if not epochs:
             raise ValueError(f"the run in {self.directory} has no weights yet")
         if epoch is not None and epoch not in epochs:
             raise ValueError(f"epoch={epoch!r} was not kept; kept: {', '.join(map(str, epochs))}")
-        return epochs[-1] if epoch is None else epoch
+        epoch = epochs[-1] if epoch is None else epoch
+        self.measured(epoch)
+        return epoch
 
     def _weights(self, epoch: int | None, part: str) -> dict[str, Tensor]:
         prefix = part + "."

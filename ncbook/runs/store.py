@@ -39,7 +39,7 @@ def find(directory: Path, images: ImageClasses | None = None) -> Run | None:
     try:
         run = Run(directory, images=images)
         run.verify()
-    except DamagedFileError:
+    except (DamagedFileError, FileNotFoundError):
         return None
     _drop_checkpoints(directory)  # a process that died between its last two acts left them
     return run
@@ -59,6 +59,7 @@ class Store:
         self.directory = directory
         self.measured: dict[int, dict] = {}
         self._log: list[dict] = []
+        self._identity, self._config = "", {}
 
     def restore(self) -> dict | None:
         """The config of the interrupted run in this folder, every file of it checked, or None where there is none.
@@ -68,17 +69,18 @@ class Store:
         make_folder(self.directory.parent)
         _mark(self.directory.parent)
         make_folder(self.directory)
-        for half_written in self.directory.glob(".*"):  # by a process that was killed
-            half_written.unlink()
-        try:
-            config = Run(self.directory).config
-            for epoch in layout.saved_epochs(self.directory):
-                path = layout.weights_path(self.directory, epoch)
-                read_tensors(path)
-                self.measured[epoch] = read_about(path)
-        except FileNotFoundError:
+        for path in layout.half_written(self.directory):
+            path.unlink()
+        numbers = layout.saved_epochs(self.directory) or (self.directory / layout.FINISHED).is_file()
+        if not (self.directory / layout.CONFIG).exists() and not numbers:
             return None
-        except (DamagedFileError, ValueError) as error:
+        try:
+            run = Run(self.directory)
+            for epoch in run.saved_epochs:
+                read_tensors(layout.weights_path(self.directory, epoch))
+                self.measured[epoch] = run.measured(epoch)
+            self._identity, self._config = run.identity, run.config
+        except (OSError, ValueError) as error:
             damaged = _set_aside(self.directory)
             warnings.warn(
                 f"{error}; the run is trained again from the beginning, the old folder is now {damaged.name}",
@@ -87,19 +89,20 @@ class Store:
             make_folder(self.directory)
             self.measured = {}
             return None
-        if (self.directory / layout.LOG).is_file():
-            self._log = pd.read_csv(self.directory / layout.LOG).to_dict("records")
-        return config
+        (self.directory / layout.FINISHED).unlink(missing_ok=True)  # something of it is missing: it goes on
+        self._log = _read_log(self.directory / layout.LOG)
+        return run.config
 
     def begin(self, config: dict) -> None:
         """Write the config of a new run."""
+        self._identity, self._config = layout.identity(config), config
         write_json(self.directory / layout.CONFIG, config)
 
     def save_measurement(
         self, epoch: int, step: int, rows: list[tuple[str, str, float]], weights: dict[str, Tensor], **seconds: float
     ) -> None:
         """Write what was measured after an epoch, (split, metric, value), with the weights it belongs to."""
-        about = {"epoch": epoch, "step": step, "measured": rows}
+        about = {"run": self._identity, "epoch": epoch, "step": step, "measured": rows}
         write_tensors(layout.weights_path(self.directory, epoch), weights, **about)  # one file: never apart
         self.measured[epoch] = about
         self._log.append({"epoch": epoch, **seconds})
@@ -117,7 +120,8 @@ class Store:
         if newest.is_file():
             newest.replace(previous)
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        write_tensors(newest, tensors, **{name: value for name, value in state.items() if name not in tensors})
+        numbers = {name: value for name, value in state.items() if name not in tensors}
+        write_tensors(newest, tensors, run=self._identity, **numbers)
 
     def load_checkpoint(self) -> dict[str, Tensor | int] | None:
         """The newest state that is whole, or None; a damaged one is passed over with a warning."""
@@ -126,10 +130,20 @@ class Store:
             if not path.is_file():
                 continue
             try:
-                return {**read_tensors(path), **read_about(path)}
+                tensors, about = read_tensors(path), read_about(path)
+                self._refuse_other(path, about)
+                return {**tensors, "epoch": about["epoch"], "step": about["step"]}
             except DamagedFileError as error:
                 warnings.warn(f"{error}; an older state is used in its place", stacklevel=5)
         return None
+
+    def _refuse_other(self, path: Path, about: dict) -> None:
+        """Refuse a checkpoint of another run, or of a moment that this run does not have."""
+        epoch, step = about.get("epoch"), about.get("step")
+        inside = isinstance(epoch, int) and isinstance(step, int)
+        inside = inside and 0 <= epoch <= self._config["epochs"] and 0 <= step < self._config["steps_per_epoch"]
+        if about.get("run") != self._identity or not inside:
+            raise DamagedFileError(f"{path} is no checkpoint of this run (epoch {epoch}, step {step})")
 
     def finish(self) -> None:
         """Mark the run as finished; its checkpoints go."""
@@ -160,6 +174,15 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _read_log(path: Path) -> list[dict]:
+    """Seconds of earlier epochs; an unreadable log is begun again, since no result depends on it."""
+    try:
+        log = pd.read_csv(path)
+        return log[["epoch", "seconds", "measuring"]].astype(float).to_dict("records")
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def _drop_checkpoints(directory: Path) -> None:
