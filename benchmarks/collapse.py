@@ -102,15 +102,15 @@ def peer_statistics(data: Data) -> tuple[Tensor, Tensor, Tensor]:
 def peer_compute(means: Tensor, covariance: Tensor, variances: Tensor, tile: int | None = None) -> dict[str, Tensor]:
     """NC1 by pinv, CDNV by all differences at once [C, C, D] (or a tile of rows at a time), NC2."""
     n_classes = len(means)
-    centred = means - means.mean(0)
-    between = centred.T @ centred / n_classes
+    centered = means - means.mean(0)
+    between = centered.T @ centered / n_classes
     total = means.new_zeros(())
     for start in range(0, n_classes, tile or n_classes):
         rows = slice(start, start + (tile or n_classes))
         squared = (means[rows, None] - means[None]).square().sum(2)
         ratio = (variances[rows, None] + variances[None]) / 2 / squared
         total += ratio[squared > 0].sum()
-    gram = centred @ centred.T
+    gram = centered @ centered.T
     etf = torch.eye(n_classes, device=means.device) - 1 / n_classes
     return {
         "nc1": (covariance @ torch.linalg.pinv(between)).trace() / n_classes,
@@ -142,12 +142,12 @@ def with_numpy(data: Data) -> dict[str, float]:
         z = z - means[k]
         variances[k] = (z * z).sum() / len(z)
         within += z.T @ z
-    centred = means - means.mean(0)
-    values, vectors = np.linalg.eigh((centred.T @ centred / n_classes).astype(float))
+    centered = means - means.mean(0)
+    values, vectors = np.linalg.eigh((centered.T @ centered / n_classes).astype(float))
     rank = min(n_classes - 1, dim)
     root = vectors[:, -rank:] / np.sqrt(values[-rank:])
-    squared = (centred * centred).sum(1)
-    squared = squared[:, None] + squared - 2 * centred @ centred.T
+    squared = (centered * centered).sum(1)
+    squared = squared[:, None] + squared - 2 * centered @ centered.T
     off = ~np.eye(n_classes, dtype=bool)
     return {
         "nc1": np.trace(root.T @ within @ root) / len(x) / n_classes,

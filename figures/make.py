@@ -1,6 +1,6 @@
 """Rebuild every figure, table and verdict of this folder: each notebook on each data set that is at hand.
 
-`python figures/make.py`, or `make figures`. Runs notebooks by papermill into out/, several at once with a share of the
+`python figures/make.py`, or `make figures`. Runs notebooks by papermill into out/, several at once with a part of the
 cores each; trained networks are kept in NCBOOK_RUNS and found again. Writes this folder, and made.md in it.
 """
 
@@ -52,7 +52,7 @@ FULL = [  # for a GPU, in place of the first
 LAST = Job("00_start_here")  # shows the verdicts of all others
 
 
-def at_hand(dataset: str) -> bool:
+def available(dataset: str) -> bool:
     """Whether a data set can be read from NCBOOK_DATA; nothing is downloaded."""
     from ncbook import datasets
 
@@ -99,7 +99,7 @@ def main() -> None:
         parser.error(f"--jobs {options.jobs}; allowed: at least 1")
     (ROOT / "out").mkdir(exist_ok=True)
     jobs = FULL if options.full else JOBS
-    there = {name: at_hand(name) for name in dict.fromkeys(job.dataset for job in jobs)}
+    there = {name: available(name) for name in dict.fromkeys(job.dataset for job in jobs)}
     jobs = [job for job in jobs if there[job.dataset]]
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     began = time.monotonic()

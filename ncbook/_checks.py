@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def nearest(name: object, allowed: Iterable[str]) -> str:
     """Say what is allowed, the nearest valid name first.
 
-    >>> nearest("conv5", ["conv4", "resnet12"])
-    "did you mean 'conv4'? allowed: conv4, resnet12"
+    Example:
+        >>> nearest("conv5", ["conv4", "resnet12"])
+        "did you mean 'conv4'? allowed: conv4, resnet12"
     """
     allowed = list(allowed)
     close = difflib.get_close_matches(str(name), allowed, n=1)
@@ -30,9 +31,10 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
     """Accept one of a few names.
 
-    >>> check_choice("head", "rigde", ["ridge", "ncc"])
-    Traceback (most recent call last):
-    ValueError: head='rigde' is unknown; did you mean 'ridge'? allowed: ridge, ncc
+    Example:
+        >>> check_choice("head", "rigde", ["ridge", "ncc"])
+        Traceback (most recent call last):
+        ValueError: head='rigde' is unknown; did you mean 'ridge'? allowed: ridge, ncc
     """
     allowed = list(allowed)
     if not isinstance(value, str) or value not in allowed:
@@ -43,9 +45,10 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
 def check_whole(name: str, value: object, low: int, high: float = math.inf) -> int:
     """Accept an integer from ``low`` to ``high``.
 
-    >>> check_whole("shot", 0, 1)
-    Traceback (most recent call last):
-    ValueError: shot=0; allowed: a whole number of at least 1
+    Example:
+        >>> check_whole("shot", 0, 1)
+        Traceback (most recent call last):
+        ValueError: shot=0; allowed: a whole number of at least 1
     """
     allowed = f"a whole number of at least {low}" + (f" and at most {high}" if high < math.inf else "")
     if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -66,9 +69,10 @@ def check_real(
 ) -> float:
     """Accept a finite number from ``low`` to ``high``, with ``above_low`` or ``below_high`` without that end.
 
-    >>> check_real("ridge", 0, 0, above_low=True)
-    Traceback (most recent call last):
-    ValueError: ridge=0; allowed: a finite number above 0
+    Example:
+        >>> check_real("ridge", 0, 0, above_low=True)
+        Traceback (most recent call last):
+        ValueError: ridge=0; allowed: a finite number above 0
     """
     ends = [f"above {low}" if above_low else f"of at least {low}"] if low > -math.inf else []
     ends += [f"below {high}" if below_high else f"of at most {high}"] if high < math.inf else []

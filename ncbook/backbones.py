@@ -163,10 +163,11 @@ def build(name: str, in_channels: int, image_size: int) -> nn.Module:
     Raises:
         ValueError: unknown name, or an image size or channel count the network cannot take.
 
-    >>> sum(p.numel() for p in build("conv4", in_channels=1, image_size=28).parameters())
-    111936
-    >>> build("conv4", in_channels=1, image_size=28).feature_dim
-    64
+    Example:
+        >>> sum(p.numel() for p in build("conv4", in_channels=1, image_size=28).parameters())
+        111936
+        >>> build("conv4", in_channels=1, image_size=28).feature_dim
+        64
     """
     entry = catalog.BACKBONES[check_choice("backbone", name, catalog.BACKBONES)]
     check_whole("in_channels", in_channels, 1)
@@ -175,9 +176,10 @@ def build(name: str, in_channels: int, image_size: int) -> nn.Module:
 
 
 def layers(name: str) -> list[str]:
-    """Names of the layers whose outputs can be asked for, from the first to the features.
+    """Names of the layers whose outputs can be extracted, from the first to the features.
 
-    >>> layers("conv4")
-    ['block1', 'block2', 'block3', 'block4', 'features']
+    Example:
+        >>> layers("conv4")
+        ['block1', 'block2', 'block3', 'block4', 'features']
     """
     return list(catalog.BACKBONES[check_choice("backbone", name, catalog.BACKBONES)].layers)

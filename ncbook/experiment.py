@@ -129,10 +129,11 @@ class Experiment:
 
         Parameters that stand at a default which depends on the others follow those.
 
-        >>> Experiment().replace(n_source=8).n_source
-        8
-        >>> Experiment().replace(optimizer="adam").learning_rate
-        0.001
+        Example:
+            >>> Experiment().replace(n_source=8).n_source
+            8
+            >>> Experiment().replace(optimizer="adam").learning_rate
+            0.001
         """
         defaults = _dependent_defaults(self)
         kept = {name: value for name, value in self.to_dict().items() if defaults.get(name) != value}
@@ -297,7 +298,7 @@ def _assigned_literals(cell: str) -> dict[str, object]:
 def check_parameters(cells: list[str] | None = None) -> None:
     """Refuse a parameter that was injected into this notebook under a name the notebook does not declare.
 
-    papermill injects any name it is given, a misspelt one too, in a cell that begins with ``# Parameters``.
+    papermill injects every name that it gets, a misspelled one too, in a cell that begins with ``# Parameters``.
     This compares those cells with the ones the notebook itself has run so far (in JupyterLab there is no
     injected cell, and cells may be run again and again).
 
@@ -307,9 +308,10 @@ def check_parameters(cells: list[str] | None = None) -> None:
     Raises:
         ParameterError: an injected name is unknown, or its value is of another type than the declared default.
 
-    >>> check_parameters(["n_source = 64", "# Parameters\\nn_sorce = 8\\n"])
-    Traceback (most recent call last):
-    ncbook.experiment.ParameterError: unknown parameter 'n_sorce'; did you mean 'n_source'? allowed: n_source
+    Example:
+        >>> check_parameters(["n_source = 64", "# Parameters\\nn_sorce = 8\\n"])
+        Traceback (most recent call last):
+        ncbook.experiment.ParameterError: unknown parameter 'n_sorce'; did you mean 'n_source'? allowed: n_source
     """
     if cells is None:
         try:

@@ -1,6 +1,6 @@
 """Images to network input, features of images, and the device they are computed on. No training, no files.
 
-Used by `training`, `runs`, `layerwise` and whoever has a feature map and images.
+Used by `training`, `runs`, `layerwise` and by readers who bring a feature map and images.
 """
 
 from collections.abc import Sequence

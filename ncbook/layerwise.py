@@ -76,9 +76,10 @@ def separation_law(layers: pd.DataFrame) -> SeparationLaw:
     Raises:
         ValueError: fewer than three layers, or a fuzziness that is not above 0.
 
-    >>> law = separation_law(pd.DataFrame({"depth": [1, 2, 3, 4], "fuzziness": [8.0, 4.0, 2.0, 1.0]}))
-    >>> round(law.ratio, 6), round(law.half_life, 6), round(law.correlation, 6)
-    (0.5, 1.0, -1.0)
+    Example:
+        >>> law = separation_law(pd.DataFrame({"depth": [1, 2, 3, 4], "fuzziness": [8.0, 4.0, 2.0, 1.0]}))
+        >>> round(law.ratio, 6), round(law.half_life, 6), round(law.correlation, 6)
+        (0.5, 1.0, -1.0)
     """
     values = layers["fuzziness"].tolist()
     if len(values) < 3 or min(values) <= 0:
@@ -101,8 +102,9 @@ def effective_depth(layers: pd.DataFrame, tolerance: float = 0.01) -> int | None
 
     As recalled from Galanti, Galanti and Ben-Shaul (2022): the first layer with a mismatch ≤ ε.
 
-    >>> effective_depth(pd.DataFrame({"depth": [1, 2, 3], "mismatch": [0.3, 0.008, 0.0]}))
-    2
+    Example:
+        >>> effective_depth(pd.DataFrame({"depth": [1, 2, 3], "mismatch": [0.3, 0.008, 0.0]}))
+        2
     """
     reached = layers.loc[layers["mismatch"] <= tolerance, "depth"]
     return int(reached.iloc[0]) if len(reached) else None

@@ -17,17 +17,18 @@ MARKS = {
 def table() -> pd.DataFrame:
     """Every published cell, 5-way.
 
-    Sources: the slides of 7 December 2022; confirmed or filled from Lee et al. (MetaOptNet, 2019), Dhillon et al.
-    (2020) and the public lists of Tian et al. (RFS, 2020).
-
     Returns:
-        One row per cell: method, backbone, dataset, shot, accuracy and half_width (fractions; of the 95 % interval as
-            far
-        as the sources say, NaN where none is printed), mark (a key of `MARKS`) and remark.
+        One row per cell: method, backbone, dataset, shot, accuracy and half_width (fractions; of the
+        95 % interval as far as the sources say, NaN where none is printed), mark (a key of `MARKS`) and remark.
 
-    >>> cells = table()
-    >>> cells.query("method == 'MAML' and dataset == 'mini_imagenet'")[["shot", "accuracy"]].values.tolist()
-    [[1.0, 0.487], [5.0, 0.6311]]
+    Reference:
+        The slides of 7 December 2022; confirmed or filled from Lee et al. (MetaOptNet, 2019), Dhillon et al.
+        (2020) and the public lists of Tian et al. (RFS, 2020).
+
+    Example:
+        >>> cells = table()
+        >>> cells.query("method == 'MAML' and dataset == 'mini_imagenet'")[["shot", "accuracy"]].values.tolist()
+        [[1.0, 0.487], [5.0, 0.6311]]
     """
     with files("ncbook").joinpath("published.csv").open(encoding="utf-8") as file:
         cells = pd.read_csv(file, dtype={"remark": str}).fillna({"remark": ""})

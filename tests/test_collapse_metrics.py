@@ -510,7 +510,7 @@ metrics = collapse.CollapseMetrics(5, 8)
 for k in torch.arange(len(x))[rows].split(16):
     metrics.update(x[k], y[k])
 values = metrics.compute()
-again = metrics.compute()  # synchronised, and put back: the same once more
+again = metrics.compute()  # synchronized, and put back: the same once more
 second = metrics.second_pass()
 second.update(x[rows], y[rows], logits[rows])
 values |= second.compute()

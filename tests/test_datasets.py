@@ -569,10 +569,10 @@ def test_omniglot_that_is_not_there_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_omniglot_is_downloaded_only_when_no_folder_was_named(tmp_path, small, monkeypatch):
-    asked = []
+    looked_in = []
 
     def download(folder):
-        asked.append(folder)
+        looked_in.append(folder)
         put(folder, small_files())
         return "downloaded"
 
@@ -580,7 +580,7 @@ def test_omniglot_is_downloaded_only_when_no_folder_was_named(tmp_path, small, m
     monkeypatch.delenv("NCBOOK_DATA", raising=False)
     assert len(datasets.load("omniglot").class_names) == 5
     datasets.load("omniglot")
-    assert asked == [tmp_path / "cache" / "data" / "omniglot-py"]
+    assert looked_in == [tmp_path / "cache" / "data" / "omniglot-py"]
     assert len(datasets.load("omniglot", tmp_path / "mine", download=True).class_names) == 5
 
 

@@ -22,7 +22,7 @@ def table(tiny_run):
     return pd.concat([tiny_run.history.assign(n_source=n) for n in (6, 12)])
 
 
-def test_a_split_has_one_colour(tiny_run, ax):
+def test_a_split_has_one_color(tiny_run, ax):
     assert plots.over_training(tiny_run.history, "cdnv", ax=ax, ideal=0) is ax
     lines = {line.get_label(): line.get_color() for line in ax.get_lines()}
     assert {lines[plots.NAMES[split]] for split in plots.NAMES} == set(plots.COLORS.values())

@@ -1,4 +1,4 @@
-"""Runs that are killed, damaged, interrupted, or asked for twice."""
+"""Runs that are killed, damaged, interrupted, or trained twice."""
 
 import errno
 import json
@@ -329,7 +329,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(small, whole, tmp_path):
 def test_a_huge_but_finite_loss_is_a_diverged_run(small, tmp_path, monkeypatch):
     step = Trainer._update
     monkeypatch.setattr(Trainer, "_update", lambda s, *a: step(s, *a) + 1e9)
-    for _ in range(2):  # asked again, the same answer
+    for _ in range(2):  # trained again, the same answer
         with pytest.raises(training.DivergedError, match=r"the loss is 1e\+09 after epoch 1 of 3.*learning_rate below"):
             ncbook.train(small, runs_dir=tmp_path)
 

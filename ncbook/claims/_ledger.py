@@ -31,7 +31,7 @@ def ledger(folder: str | os.PathLike) -> pd.DataFrame:
     """All verdicts kept in a folder of figures, by notebook, claim and data; claims that no notebook judged come last.
 
     Args:
-        folder: the folder that NCBOOK_FIGURES named.
+        folder: the folder in NCBOOK_FIGURES.
 
     Returns:
         notebook, data, claim, statement, source, verdict, numbers; no rows where nothing was recorded. A claim that was

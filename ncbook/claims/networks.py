@@ -99,13 +99,13 @@ def _middle(run: pd.Series) -> float:
 def _law(layers):
     if not {"layers", "depth", "fuzziness"} <= set(layers):
         return Verdict(OPEN, "no layers")
-    laws = {key: separation_law(rows) for key, rows in layers.groupby("layers") if len(rows) >= FEWEST}
-    if not laws:
+    fits = {key: separation_law(rows) for key, rows in layers.groupby("layers") if len(rows) >= FEWEST}
+    if not fits:
         return Verdict(OPEN, f"no trained network of at least {FEWEST} layers")
     text = ", ".join(
-        f"{k:g}: ρ = {v.ratio:.2f} ({v.low:.2f} … {v.high:.2f}), r = {v.correlation:+.2f}" for k, v in laws.items()
+        f"{k:g}: ρ = {v.ratio:.2f} ({v.low:.2f} … {v.high:.2f}), r = {v.correlation:+.2f}" for k, v in fits.items()
     )
-    holds = all(law.high < 1 and law.correlation <= -0.9 for law in laws.values())
+    holds = all(fit.high < 1 and fit.correlation <= -0.9 for fit in fits.values())
     return judged(holds, f"by layers {text} (claimed r ≤ -0.9)")
 
 
@@ -120,8 +120,8 @@ def _stay_apart(table):
         return Verdict(OPEN, "distances or CDNV were not measured")
     parts, holds = [], True
     for rate, run in distance.items():
-        share = run.iloc[-1] / run.max()
-        holds &= bool(share >= 0.5 and cdnv[rate].iloc[-1] < cdnv[rate].iloc[0])
+        fraction = run.iloc[-1] / run.max()
+        holds &= bool(fraction >= 0.5 and cdnv[rate].iloc[-1] < cdnv[rate].iloc[0])
         slope = spearman(raw[rate].index.to_series(), raw[rate])
-        parts.append(f"{rate:g}: {share:.2f} of its largest, raw {slope:+.2f}")
+        parts.append(f"{rate:g}: {fraction:.2f} of its largest, raw {slope:+.2f}")
     return judged(holds, f"normalized distance at the end, and Spearman(epoch, raw distance): {'; '.join(parts)}")

@@ -19,7 +19,7 @@ def _wide(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recipe(cells: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Accuracy by dataset and shot of one recipe, whoever's."""
+    """Accuracy by dataset and shot of one recipe, published or measured here."""
     rows = cells[cells["method"].str.removeprefix("Galanti et al., ") == name]
     return rows.pivot_table(index="dataset", columns="shot", values="accuracy", sort=False)
 
@@ -54,7 +54,7 @@ def _order(cells):
 
 
 def _compare(cells: pd.DataFrame, better: str, worse: str, where: dict[str, tuple[int, ...]]) -> Verdict:
-    """Whether one recipe is at least as good as another in the named columns."""
+    """Whether one recipe is at least as good as another in these columns."""
     if not set(cells) >= CELL:
         return Verdict(OPEN, "no accuracies by method, data set and shot")
     a, b = _recipe(cells, better), _recipe(cells, worse)

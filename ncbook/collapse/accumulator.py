@@ -411,7 +411,7 @@ class CollapseMetrics(Metric):
         """Do nothing: which sums are float64 is part of the method."""
         return self
 
-    # torchmetrics' own hooks for `merge_state` and for synchronisation between processes
+    # torchmetrics' own hooks for `merge_state` and for synchronization between processes
 
     def _reduce_states(self, incoming_state: dict[str, Tensor]) -> None:
         incoming = {name: value.to(self.counts.device) for name, value in incoming_state.items()}

@@ -127,8 +127,9 @@ def power_of_two(size: float, dtype: torch.dtype) -> float:
     1 where nothing has to be done, else a power of two near 1 / size: multiplying rounds nothing, and metrics that do
     not depend on the scale of features keep every digit.
 
-    >>> power_of_two(1e10, torch.float64), power_of_two(2.0**400, torch.float64) == 2.0**-401
-    (1.0, True)
+    Example:
+        >>> power_of_two(1e10, torch.float64), power_of_two(2.0**400, torch.float64) == 2.0**-401
+        (1.0, True)
     """
     exponent = max(-1000, math.frexp(size)[1])
     return 1.0 if abs(exponent) <= math.log2(torch.finfo(dtype).max) / 5 or size == 0 else 2.0**-exponent

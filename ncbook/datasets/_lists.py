@@ -10,8 +10,9 @@ KINDS = ("source", "validation", "novel")
 def class_list(name: str, kind: str) -> list[str]:
     """Names of the classes of one kind, in the file's order; the file's first line says where they come from.
 
-    >>> [len(class_list("cifar_fs", kind)) for kind in KINDS]
-    [64, 16, 20]
+    Example:
+        >>> [len(class_list("cifar_fs", kind)) for kind in KINDS]
+        [64, 16, 20]
     """
     text = (resources.files("ncbook.datasets") / "splits" / f"{name}_{kind}.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -1,6 +1,7 @@
 """Few-shot episodes: which rows are the shots and which are the queries.
 
-Row numbers only, no features. Called by the evaluation, by the errors of pairs and by whoever trains on episodes.
+Row numbers only, no features. Called by the evaluation, by the errors of pairs, and by objectives that train on
+episodes.
 """
 
 from collections.abc import Iterator

@@ -21,8 +21,9 @@ def build(experiment: Experiment, feature_dim: int) -> Objective:
         experiment: names the objective, its parameters and the number of source classes.
         feature_dim: D of the features.
 
-    >>> build(Experiment(n_source=5), feature_dim=64).weight.shape
-    torch.Size([5, 64])
+    Example:
+        >>> build(Experiment(n_source=5), feature_dim=64).weight.shape
+        torch.Size([5, 64])
     """
     check_whole("feature_dim", feature_dim, 1)
     name = check_choice("objective", experiment.objective, catalog.OBJECTIVES)

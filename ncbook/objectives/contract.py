@@ -70,8 +70,9 @@ class Objective(nn.Module):
 def row_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """All rows in random order, cut into equal batches, give or take one row, of at most ``batch_size``.
 
-    >>> [len(rows) for rows in row_batches(torch.zeros(120), 64, torch.Generator())]
-    [60, 60]
+    Example:
+        >>> [len(rows) for rows in row_batches(torch.zeros(120), 64, torch.Generator())]
+        [60, 60]
     """
     order = torch.randperm(len(labels), generator=generator, device=labels.device)
     return order.tensor_split(math.ceil(len(labels) / batch_size))

@@ -14,10 +14,11 @@ HEADS = {"ncc": "accuracy", "ridge": "ridge_accuracy"}  # head -> name in the hi
 def measured_epochs(epochs: int, measurements: int) -> list[int]:
     """Epochs at which a run is measured: 0, the last, and evenly spread ones between.
 
-    >>> measured_epochs(40, 5)
-    [0, 10, 20, 30, 40]
-    >>> measured_epochs(2, 5)
-    [0, 1, 2]
+    Example:
+        >>> measured_epochs(40, 5)
+        [0, 10, 20, 30, 40]
+        >>> measured_epochs(2, 5)
+        [0, 1, 2]
     """
     return sorted({round(i * epochs / (measurements - 1)) for i in range(measurements)})
 

@@ -16,8 +16,9 @@ def learning_rate_factor(schedule: str, progress: float) -> float:
     Raises:
         ValueError: an unknown schedule.
 
-    >>> [round(learning_rate_factor("one_cycle", p), 2) for p in (0.0, 0.3, 0.65, 1.0)]
-    [0.04, 1.0, 0.5, 0.0]
+    Example:
+        >>> [round(learning_rate_factor("one_cycle", p), 2) for p in (0.0, 0.3, 0.65, 1.0)]
+        [0.04, 1.0, 0.5, 0.0]
     """
     match check_choice("schedule", schedule, catalog.SCHEDULES):
         case "constant":

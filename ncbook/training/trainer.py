@@ -20,8 +20,9 @@ from ncbook.training.schedules import learning_rate_factor
 def derived_seed(*parts: int | str) -> int:
     """A 63-bit seed for one purpose, from a run's seed and the purpose's name; the same on every machine.
 
-    >>> derived_seed(0, "epoch", 1) == derived_seed(0, "epoch", 1) != derived_seed(0, "epoch", 2)
-    True
+    Example:
+        >>> derived_seed(0, "epoch", 1) == derived_seed(0, "epoch", 1) != derived_seed(0, "epoch", 2)
+        True
     """
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
