@@ -227,6 +227,12 @@ def log_of_bytes(directory):
     (directory / "log.csv").write_bytes(b"\xff\xfe\x00")
 
 
+def left_half_written(directory):
+    """By `_files.replace`, and by safetensors, which writes to a temporary file of its own."""
+    for name in (".epoch-000002.safetensors.1234", ".tmpgRh5sX"):
+        (directory / name).write_bytes(b"half")
+
+
 def a_stray_folder(directory):
     (directory / ".ipynb_checkpoints").mkdir()
 
@@ -235,7 +241,9 @@ def a_stray_file(directory):
     (directory / "notes.txt").write_text("mine")
 
 
-@pytest.mark.parametrize("spoil_run", [log_emptied, log_altered, log_of_bytes, a_stray_folder, a_stray_file])
+@pytest.mark.parametrize(
+    "spoil_run", [log_emptied, log_altered, log_of_bytes, left_half_written, a_stray_folder, a_stray_file]
+)
 def test_an_interrupted_run_goes_on_beside_what_is_not_its_own(small, whole, tmp_path, monkeypatch, spoil_run):
     with monkeypatch.context() as patch:
         stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
@@ -246,7 +254,8 @@ def test_an_interrupted_run_goes_on_beside_what_is_not_its_own(small, whole, tmp
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
-    assert spoil_run not in (a_stray_folder, a_stray_file) or len(layout.foreign_entries(directory)) == 1
+    assert len(layout.foreign_entries(directory)) == (spoil_run in (a_stray_folder, a_stray_file))
+    assert not layout.half_written(directory)
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(7, 0), (-1, 0), (1, 4), (1, -1), ("1", 2), (None, None)])

@@ -33,7 +33,7 @@ _FILE = re.compile(
     r"|epoch-\d{6,}\.safetensors|features-[a-z_]+-\d{6,}\.safetensors"
 )
 _EPOCH = re.compile(r"epoch-(\d{6,})\.safetensors")
-_HALF_WRITTEN = re.compile(rf"\.({_FILE.pattern})\.\d+")
+_HALF_WRITTEN = re.compile(rf"\.({_FILE.pattern})\.\d+|\.tmp[A-Za-z0-9]{{6}}")  # ours, and safetensors' own
 
 
 def default_runs_dir() -> Path:
