@@ -165,8 +165,9 @@ def _checked(e: Experiment) -> dict[str, object]:
     value = {name: defaults.get(name) if found is None else found for name, found in e.to_dict().items()}
     if value["path"] is not None:
         value["path"] = os.fspath(value["path"])
+    optional = {field.name for field in dataclasses.fields(e) if field.default is None}
     for name, (low, high) in _WHOLE.items():
-        if value[name] is not None:
+        if value[name] is not None or name not in optional:
             value[name] = check_whole(name, value[name], low, high)
     value["learning_rate"] = check_real("learning_rate", value["learning_rate"], 0, 100, above_low=True)
     value["weight_decay"] = check_real("weight_decay", value["weight_decay"], 0, 1)

@@ -740,6 +740,16 @@ def test_summary_is_the_functions_of_the_same_names():
     assert "nc3" not in collapse.summary(features, labels)
 
 
+def test_the_median_of_an_even_number_of_pairs_is_between_the_two_in_the_middle():
+    x, y = sample(n_classes=4)
+    pairs = collapse.cdnv_matrix(x, y, debiased=True)[tuple(torch.triu_indices(4, 4, 1))]
+    found = collapse.summary(x, y)["cdnv_debiased"]
+    assert float(found) == pytest.approx(float(np.median(pairs.numpy())), rel=1e-12)
+    assert float(found) != float(pairs.median())  # torch takes the lower one
+    noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    assert collapse.summary(noise, torch.arange(4).repeat(15))["cdnv_debiased"] == torch.inf
+
+
 def test_class_mean_mismatch_counts_samples_near_other_means():
     torch.manual_seed(1)
     labels = torch.arange(4).repeat_interleave(10) * 3 + 5  # gaps

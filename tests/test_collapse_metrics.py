@@ -615,6 +615,8 @@ def test_bad_construction_and_merge():
         collapse.CollapseMetrics(1, 5)
     with pytest.raises(ValueError, match="dim=0; allowed: a whole number of at least 1"):
         collapse.CollapseMetrics(2, 0)
+    with pytest.raises(ValueError, match="n_classes=4611686018427387904; allowed: .* at most 100000"):
+        collapse.CollapseMetrics(2**62, 5)
     with pytest.raises(ValueError, match="dist_sync_on_step"):
         collapse.CollapseMetrics(2, 5, dist_sync_on_step=True)
     with pytest.raises(ValueError, match=r"incoming_state is of \[n_classes, dim\] = \[3, 5\]; allowed: \[2, 5\]"):

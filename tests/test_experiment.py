@@ -96,6 +96,8 @@ def test_imports_no_torch():
         ({"augmentation": None}, ["augmentation=None"]),
         ({"precision": "bf16"}, ["precision='bf16'"]),
         ({"measurements": 1}, ["measurements=1"]),
+        ({"measurements": None}, ["measurements=None"]),
+        ({"seed": None}, ["seed=None"]),
         ({"seed": -1}, ["seed=-1"]),
     ],
 )

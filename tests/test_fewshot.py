@@ -600,6 +600,15 @@ def test_no_gradient_is_kept():
     assert not fewshot.evaluate(x.requires_grad_(), y, episodes=10).per_episode.requires_grad
 
 
+def test_whole_numbers_of_any_type():
+    x, y = gaussian_classes(classes=4, per_class=8)
+    plain = fewshot.evaluate(x, y, way=3, shot=2, query=2, episodes=5, seed=1)
+    for kind in (np.int64, np.uint8, torch.tensor):
+        found = fewshot.evaluate(x, y, way=kind(3), shot=kind(2), query=kind(2), episodes=kind(5), seed=kind(1))
+        assert torch.equal(found.per_episode, plain.per_episode)
+        assert [type(getattr(found, name)) for name in ("way", "shot", "query", "seed")] == [int] * 4
+
+
 def test_cost_model():
     small, large = torch.zeros(400, 64), torch.zeros(12_000, 640)
     assert routes.choose(small, small, [(10_000, 5, 75, False)]) == "gram"
@@ -863,6 +872,11 @@ def nearly_dependent():
             lambda: fewshot.evaluate(X, Y, way=6, episodes=5).class_interval(),
             ValueError,
             "class_interval of 6 classes; allowed: more classes than way = 6",
+        ),
+        (
+            lambda: fewshot.evaluate(X, Y, way=2, episodes=1).class_interval(),
+            ValueError,
+            "class_interval of 1 episode; allowed: at least 2 episodes",
         ),
         (
             lambda: fewshot.evaluate(*nearly_dependent(), ridge=1e-30, episodes=50),

@@ -602,6 +602,32 @@ def test_classes_with_equal_means_have_vacuous_bounds_not_nan():
         assert bool((theory.published_bound_2026(of, shot=2)[..., 0, 1] == math.inf).all())
 
 
+@pytest.mark.parametrize("exponent", [-300, -60, 60, 300])
+def test_the_scale_of_features_changes_no_bound(exponent):
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.arange(3).repeat(4)
+    x += y[:, None]
+    scale = 2.0**exponent
+    eye = torch.eye(3, dtype=torch.float64)
+    made = {
+        "features": lambda s: PairMoments.of_features(s * x, y),
+        "Gaussians": lambda s: PairMoments.of_gaussians(s * x[:3], (s * s * eye).expand(3, 3, 3)),
+        "points": lambda s: PairMoments.of_points(s * x.view(3, 4, 3), torch.full((3, 4), 0.25)),
+    }
+    for moments in made.values():
+        for bound in (theory.directional_bound, theory.second_moment_bound, theory.directional_quadratic_bound):
+            plain = bound(moments(1.0), shot=2)
+            torch.testing.assert_close(bound(moments(scale), shot=2), plain, rtol=1e-12, atol=0, equal_nan=True)
+            assert not plain[~eye.bool()].isnan().any()
+
+
+def test_quadratic_bound_is_never_above_the_first_one_not_even_by_rounding():
+    v = torch.logspace(-12, 3, 2000, dtype=torch.float64)
+    for shot in (1, 2, 3, 100):
+        assert (theory.quadratic_bound(v, shot) <= theory.cdnv_bound(v, shot)).all()
+    assert theory.quadratic_bound(0.0, 2) == 0
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, 0, -1, "5", None, True])
 def test_shots_that_are_none(wrong):
     one = torch.ones(1)

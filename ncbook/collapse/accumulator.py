@@ -60,6 +60,7 @@ _LEAST_ROWS = 512  # of a block for which float32 pays: its product [D, D] has t
 _FAR = 64.0  # a row is summed in float64 if |z|² is above this many times the typical one
 _LEAST_PIVOT = 1e-3  # of the scatter's Cholesky factor, in typical variances of the unit, for sums in float32
 _FLOAT32_SQUARES = (1e-25, 1e30)  # typical |z|² whose products float32 holds
+_MOST = 100_000  # classes or units: their matrices [K, K] and [D, D] of more would fill any machine
 _NAMES = (
     "cdnv",
     "nc1",
@@ -159,8 +160,8 @@ class CollapseMetrics(Metric):
     moment: Tensor  # [D, D] sum over all of z zᵀ
 
     def __init__(self, n_classes: int, dim: int, **kwargs: Any):
-        for name, value, least in (("n_classes", n_classes, 2), ("dim", dim, 1)):
-            check_whole(name, value, least)
+        check_whole("n_classes", n_classes, 2, _MOST)
+        check_whole("dim", dim, 1, _MOST)
         if kwargs.get("dist_sync_on_step"):
             raise ValueError("dist_sync_on_step=True; allowed: False, since forward looks at this process's batch")
         super().__init__(compute_with_cache=False, **kwargs)  # compute depends on the weight that it is given

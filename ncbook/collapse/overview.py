@@ -44,7 +44,7 @@ def summary(
         debiased = cdnv_of_pairs(moments, debiased=True)
     values = {
         "cdnv": cdnv_of_pairs(moments).mean(),
-        "cdnv_debiased": debiased.median(),
+        "cdnv_debiased": _median(debiased),
         "nc1": nc1_of(moments),
         "nc2": gram_to_etf(moments.gram),
         "min_distance": min_distance_of_means(means) / sample.unit,
@@ -55,3 +55,9 @@ def summary(
     if logits is not None:
         values["nc4"] = nc4_of(sample, logits)
     return values
+
+
+def _median(values: Tensor) -> Tensor:
+    """The mean of the two in the middle where their number is even (torch takes the lower one); infinite ones count."""
+    ascending = values.sort().values
+    return (ascending[(len(values) - 1) // 2] + ascending[len(values) // 2]) / 2

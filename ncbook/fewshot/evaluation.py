@@ -97,7 +97,8 @@ def evaluate(
     setting = Setting(
         way, query, episodes, seed, transform, source_mean, query_features, query_labels, route, confusion
     )
-    return run(features, labels, [candidate], [shot], setting)[candidate, shot]
+    (result,) = run(features, labels, [candidate], [shot], setting).values()
+    return result
 
 
 def compare(

@@ -51,7 +51,7 @@ class Setting:
 
     def __post_init__(self):
         for name, low in dict(way=2, query=1, episodes=1, seed=0).items():
-            check_whole(name, getattr(self, name), low)
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), low))
         check_choice("route", self.route, ("auto", *ROUTES))
         object.__setattr__(self, "transform", check_transform(self.transform))
         if (self.query_features is None) != (self.query_labels is None):
@@ -87,7 +87,8 @@ def run(
     features: Tensor, labels: Tensor, candidates: Iterable[Candidate], shots: Iterable[int], setting: Setting
 ) -> dict[tuple[Candidate, int], FewShotResult]:
     """Check, prepare and evaluate: a result for each candidate and number of shots, in their order."""
-    candidates, shots = list(dict.fromkeys(candidates)), list(dict.fromkeys(shots))  # each once
+    candidates = list(dict.fromkeys(candidates))  # each once
+    shots = list(dict.fromkeys(check_whole("shot", shot, 1) for shot in shots))
     support, queries, exponent = setting.prepare(features, labels)
     samplers = {shot: setting.sampler(labels, shot) for shot in shots}
     # inner products of centered features are exact to more digits; all heads but cosine ignore a common shift

@@ -68,14 +68,16 @@ class FewShotResult:
             The 2.5 % and the 97.5 % quantile of the replicates.
 
         Raises:
-            TypeError, ValueError: for bad input, and for fewer than ``way`` + 1 classes, from which nothing follows
-                about others.
+            TypeError, ValueError: for bad input, and for a single episode or fewer than ``way`` + 1 classes, from which
+                nothing follows about others.
         """
         check_whole("replicates", replicates, 2)
         check_whole("seed", seed, 0)
         n_classes, device = len(self.labels), self.classes.device
         if n_classes <= self.way:
             raise ValueError(f"class_interval of {n_classes} classes; allowed: more classes than way = {self.way}")
+        if len(self.classes) < 2:
+            raise ValueError("class_interval of 1 episode; allowed: at least 2 episodes")
         generator = torch.Generator(device).manual_seed(seed)
         drawn = torch.randint(n_classes, (replicates, n_classes), generator=generator, device=device)
         times = torch.zeros(n_classes, replicates, device=device)

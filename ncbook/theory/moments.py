@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from ncbook import collapse
+from ncbook.collapse.moments import power_of_two
 
 _NUMBERS_AT_ONCE = 2**24  # of the covariances held at a time
 
 
 class PairMoments(NamedTuple):
     r"""Moments of classes and of ordered pairs (i, j), with D = mu_i - mu_j. All float64; leading dimensions allowed.
+
+    Of features whose fourth powers are no numbers, too large or too small, they are those of the features times a power
+    of two: every bound is a ratio in which the scale cancels.
 
     Attributes:
         squared_distance: |D|^2, [C, C]; 1 on the diagonal, which nobody reads.
@@ -49,8 +53,10 @@ class PairMoments(NamedTuple):
         """
         directional = collapse.directional_cdnv_matrix(features, labels)  # also refuses what are not classes
         classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
-        x = features.double()
+        x = features.detach().double()
         means = x.new_zeros(len(classes), x.shape[1]).index_add_(0, index, x) / counts[:, None]
+        unit = _unit(means)
+        x, means = x * unit, means * unit
         residuals = x - means[index]  # [N, D]
         squares = residuals.square().sum(1)  # [N]
         sums = x.new_zeros(len(classes), 2).index_add_(0, index, torch.stack([squares, squares.square()], 1))
@@ -69,7 +75,8 @@ class PairMoments(NamedTuple):
     @classmethod
     def of_gaussians(cls, means: Tensor, covariances: Tensor) -> "PairMoments":
         """Of Gaussian classes with means [C, D] and covariances [C, D, D], or their diagonals [C, D]."""
-        means, covariances = means.double(), covariances.double()
+        unit = _unit(means.double())
+        means, covariances = means.double() * unit, covariances.double() * unit * unit
         if covariances.ndim == 2:
             covariances = torch.diag_embed(covariances)
         gaps = means[:, None] - means[None]  # [C, C, D]
@@ -88,7 +95,8 @@ class PairMoments(NamedTuple):
     @classmethod
     def of_points(cls, points: Tensor, weights: Tensor) -> "PairMoments":
         """Of discrete classes: points [..., C, K, D] with weights [..., C, K] of sum 1."""
-        points, weights = points.double(), weights.double()
+        weights = weights.double()
+        points = points.double() * _unit((weights[..., None] * points.double()).sum(-2))
         means = (weights[..., None] * points).sum(-2)  # [..., C, D]
         residuals = points - means[..., None, :]
         squares = residuals.square().sum(-1)  # [..., C, K]
@@ -105,6 +113,11 @@ class PairMoments(NamedTuple):
             fourth=(weights * squares.square()).sum(-1),
             skew=torch.einsum("...cp,...cjp->...cj", cubed, gaps),
         )
+
+
+def _unit(means: Tensor) -> float:
+    """The power of two that makes distances of means [..., C, D] numbers whose fourth powers are numbers."""
+    return power_of_two(float((means - means.mean(-2, keepdim=True)).abs().max()), torch.float64)
 
 
 def _products(residuals: Tensor, index: Tensor, counts: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ._checks import QUERIES, check_cdnv, check_pool, check_shot, saturating
+from .bounds import cdnv_bound
 from .directional import _balanced, _moments, second_moment_bound
 from .moments import PairMoments
 
@@ -75,7 +76,8 @@ def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = 
     parabolas = _parabolas(float(shot), pool, queries).to(v.device)
     powers = torch.stack([torch.ones_like(v), v, v**2])  # [3, P]
     parts = [(parabolas @ part).amin(0) for part in powers.split(_PAIRS_AT_ONCE, dim=1)]
-    bound = torch.cat(parts).clamp(0, 1)
+    # B1 is one such quadratic: the minimum only takes away what rounding leaves above it
+    bound = torch.minimum(torch.cat(parts).clamp(0, 1), cdnv_bound(v, shot, pool=pool, queries=queries))
     if shot == 1 and pool is None:
         bound = torch.minimum(bound, saturating(3 * v, 2.0))
     bound = torch.where(values.isnan(), torch.nan, bound.view(values.shape))
