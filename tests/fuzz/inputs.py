@@ -69,12 +69,12 @@ def right_or_refused(*errors):
 
     Yields a list that holds the error afterwards.
     """
-    refusal = []
+    refusal, allowed = [], errors or (TypeError, ValueError)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             yield refusal
-        except errors or (TypeError, ValueError) as error:
+        except allowed as error:
             if not is_plain(str(error)):
                 raise AssertionError(f"not one sentence: {error}") from error
             refusal.append(error)

@@ -1,4 +1,4 @@
-"""`theory`: no distribution with exact errors above a bound, bounds in their range and monotone, bad numbers refused."""
+"""`theory`: no exact error above a bound, bounds in their range and monotone, bad numbers refused."""
 
 import math
 
