@@ -327,6 +327,19 @@ def order_of_sums(request, monkeypatch):
     return calls
 
 
+@pytest.mark.parametrize("dim", [1, 6, 512, 515, 640])
+def test_product_of_bands_is_the_whole_product(dim):
+    z = torch.randn(700, dim, generator=torch.Generator().manual_seed(dim))
+    found = collapse.CollapseMetrics._float32_product(z)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), z.double().T @ z.double(), rtol=1e-5, atol=1e-3)
+
+
+def test_wide_features_are_those_of_the_functions():
+    x, y = sample(n=3000, dim=520)
+    assert_equal(accumulated(x, y, batch=1000).compute(), x, y)
+
+
 def test_ordinary_samples_are_summed_in_float32(order_of_sums):
     x, y = sample(n=20_000, offset=10.0)
     assert_equal(accumulated(x, y, batch=8192).compute(), x, y)
