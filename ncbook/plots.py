@@ -15,6 +15,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+__all__ = [
+    "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "METRICS", "NAMES", "SHOTS", "accuracy_against_cdnv",
+    "against_source_classes", "by_layer", "by_source_classes", "dots", "errors_and_bounds", "over_training",
+    "plain_log_ticks", "save", "save_table", "sheet", "tightness", "use_style", "worst_errors",
+]  # fmt: skip
+__dir__ = __all__.copy
+
 COLORS = {"source_train": "#0072B2", "source_test": "#009E73", "novel": "#D55E00", "validation": "#CC79A7"}
 CLASSES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 NAMES = {

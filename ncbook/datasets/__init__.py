@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ncbook.experiment import Experiment
 
 __all__ = ["ClassSplit", "ImageClasses", "Subset", "load", "load_for", "split", "split_for"]
+__dir__ = __all__.copy
 
 
 def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> ImageClasses:

@@ -24,3 +24,4 @@ __all__ = [
     "sample_episodes",
     "select_ridge",
 ]
+__dir__ = __all__.copy
