@@ -347,9 +347,10 @@ def check_parameters(cells: list[str] | None = None) -> None:
             stale = (stale | {name for old in parameter_cells if old & names for name in old}) - names
             parameter_cells = [old for old in parameter_cells if not old & names] + [names]
     used = _names_used(cells[-1]) if stale else set()
+    known = stale.union(*parameter_cells)
     for name in sorted(stale & used):
-        for other in difflib.get_close_matches(name, set().union(*parameter_cells) - used, n=1):
-            raise ParameterError(f"unknown parameter {other!r}; {nearest(other, sorted(used & set(declared)))}")
+        for other in difflib.get_close_matches(name, known - stale - used, n=1):
+            raise ParameterError(f"unknown parameter {other!r}; {nearest(other, sorted(known & used))}")
         raise ParameterError(f"{name} is not in the parameters cell; allowed: a line that sets it there")
     for name, value in injected.items():
         if name not in declared:
