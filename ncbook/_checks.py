@@ -6,10 +6,11 @@ refuse a parameter at once. Each returns the value it accepted.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,17 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     close = difflib.get_close_matches(str(name), allowed, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + (", ".join(allowed) or "none")
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """Let IPython show an error about what a reader gave, or did not give, as its message without a traceback."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        text = f"{type(error).__name__}: {error}"
+        error._render_traceback_ = lambda: [text]
+        raise
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:

@@ -255,11 +255,9 @@ def _check_classes(e: Experiment, value: dict) -> None:
     )
     if n_novel == 1:
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
-    hint = (
-        f"n_source at most {lists[0] if lists else classes - n_validation}"
-        if e.n_novel is None
-        else "n_novel=None: what is to spare"
-    )
+    hint = "n_novel=None: what is to spare"
+    if e.n_novel is None and classes is not None:
+        hint = f"n_source at most {lists[0] if lists else classes - n_validation}"
     if lists is not None and (n_source > lists[0] or n_novel > lists[1]):
         raise ValueError(
             f"{counts} ask for more classes than {e.dataset!r} has; "
