@@ -1,5 +1,6 @@
 """The notebooks' anatomy, their parameters, and what papermill users see: good and bad parameters."""
 
+import ast
 import importlib.util
 import os
 import subprocess
@@ -59,6 +60,8 @@ def test_anatomy(root, name):
     number = "Appendix" if name.startswith("appendix/") else name[:2]
     assert prose[0].source.startswith(f"# {number} · ") and "**Question.**" in prose[0].source
     assert code[0].metadata.tags == ["parameters"] and "check_parameters()" in code[1].source
+    used = {node.id for node in ast.walk(ast.parse(code[1].source)) if isinstance(node, ast.Name)}
+    assert used >= {node.target.id for node in ast.parse(code[0].source).body}  # or a misspelled one goes unnoticed
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     lines = sorted(len(cell.source.splitlines()) for cell in code)
     assert lines[len(lines) // 2] <= 10 and lines[-1] <= 15
@@ -106,6 +109,10 @@ def papermill(root, tmp_path, name, *arguments, cwd="/", **environment):
         (["-p", "n_source", "100000"], "n_source=100000 and n_novel=100 ask for more classes"),
         (["-p", "dataset", "omnglot"], "dataset='omnglot' is unknown; did you mean 'omniglot'"),
         (["-p", "backbone", "resnet"], "backbone='resnet' is unknown"),
+        (["-p", "dataset", "cifar10"], "ask for more classes than 'cifar10' has; allowed together: 10"),
+        (["-p", "epochs", "-3"], "epochs=-3; allowed: a whole number of at least 1"),
+        (["-p", "dataset", "folder", "-p", "path", "nowhere.zip"], "path='nowhere.zip' is not there; looked for"),
+        (["-p", "dataset", "folder"], "path=None; allowed: a folder or zip of class folders"),
     ],
 )
 def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, words):
@@ -137,9 +144,12 @@ def test_what_a_notebook_cannot_draw_is_refused_before_training(root, tmp_path, 
 
 def test_missing_data_folder_stops_the_notebook(root, tmp_path):
     folder = tmp_path / "nowhere"
-    done, _, _ = papermill(root, tmp_path, "01_train_collapse", "-p", "dataset", "omniglot", NCBOOK_DATA=str(folder))
+    options = ["-p", "dataset", "omniglot"]
+    done, notebook, _ = papermill(root, tmp_path, "01_train_collapse", *options, NCBOOK_DATA=str(folder))
     assert done.returncode != 0
     assert str(folder) in done.stderr and "images_background.zip" in done.stderr
+    errors = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+    assert len(errors) == 1 and "Traceback" not in "".join(errors[0].traceback)
 
 
 def test_good_parameters_from_any_folder(root, tmp_path):
