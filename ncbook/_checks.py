@@ -10,7 +10,7 @@ import contextlib
 import difflib
 import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,17 +27,6 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     close = difflib.get_close_matches(str(name), allowed, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + (", ".join(allowed) or "none")
-
-
-@contextlib.contextmanager
-def one_sentence() -> Iterator[None]:
-    """Let IPython show an error about what a reader gave, or did not give, as its message without a traceback."""
-    try:
-        yield
-    except (FileNotFoundError, ValueError) as error:
-        text = f"{type(error).__name__}: {error}"
-        error._render_traceback_ = lambda: [text]
-        raise
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
@@ -158,3 +147,14 @@ def describe_not_finite(values: Tensor, name: str = "features") -> str:
         )
     largest = float(values.detach().abs().max())
     return f"{name} holds values up to {largest:g}; allowed: numbers small enough for sums of their squares"
+
+
+@contextlib.contextmanager
+def one_sentence():
+    """Let IPython show an error about what a reader gave, or did not give, as its message without a traceback."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        text = f"{type(error).__name__}: {error}"
+        error._render_traceback_ = lambda: [text]
+        raise
