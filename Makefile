@@ -2,6 +2,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Kernels talk over TCP on this machine alone and warn of it, once per notebook: that one line is left out.
+QUIETLY := 2> >(grep -vF "Kernel is running over TCP without encryption" >&2)
+
 # nbval runs in the notebooks' folder: relative paths would point elsewhere there.
 ifneq ($(NCBOOK_DATA),)
 export NCBOOK_DATA := $(abspath $(NCBOOK_DATA))
@@ -23,56 +26,59 @@ env: .venv/.installed  ## Make or update .venv with the locked versions.
 # each notebook is a process that imports torch, in 3 s rather than 7 where Python may not write its bytecode (containers).
 .venv/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ncbook needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements.txt)"
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --requirement requirements.txt
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
-	touch $@
+	@echo "Setting up .venv: about 3 GB of packages, some minutes ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements.txt)"
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --requirement requirements.txt
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
 
 .PHONY: run
 run: env  ## The main job: notebooks 01 to 04 with their defaults, results in out/.
-	mkdir -p out
-	for notebook in notebooks/0[1-4]_*.ipynb; do \
+	@mkdir -p out
+	@for notebook in notebooks/0[1-4]_*.ipynb; do \
 		echo "$$notebook" && $(BIN)/papermill --no-progress-bar --log-level WARNING --kernel python3 \
-			"$$notebook" "out/$$(basename "$$notebook")" || exit 1; \
+			"$$notebook" "out/$$(basename "$$notebook")" $(QUIETLY) || exit 1; \
 	done
-	@echo "Done: open out/*.ipynb"
+	@echo "Done: the results are in $(CURDIR)/out; open them with: make lab, folder out"
 
 # A fresh run folder for each call, shared by its notebooks: a stale run must not make a test pass.
 .PHONY: test
 test: env  ## All tests, then all notebooks against their committed outputs.
-	runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs"; set -e; \
+	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs"; set -e; \
 	$(BIN)/pytest; \
 	$(BIN)/pytest --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg --timeout 900 --durations 8
 
 .PHONY: notebooks
 notebooks: env  ## Run all notebooks in place with their defaults: the only outputs that are committed.
-	runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs" NCBOOK_PROGRESS=off; \
+	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs" NCBOOK_PROGRESS=off; \
 	for notebook in notebooks/*.ipynb notebooks/appendix/*.ipynb; do \
 		echo "$$notebook" && $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level WARN \
-			--ExecutePreprocessor.record_timing=False "$$notebook" || exit 1; \
+			--ExecutePreprocessor.record_timing=False "$$notebook" $(QUIETLY) || exit 1; \
 	done
 
 .PHONY: figures
 figures: env  ## Rebuild figures/: every notebook on strokes and on what NCBOOK_DATA holds.
-	$(BIN)/python figures/make.py
+	@$(BIN)/python figures/make.py
 
 .PHONY: bench
 bench: env  ## Compare with the peers: benchmarks/results/*.md.
-	for benchmark in benchmarks/collapse.py benchmarks/fewshot.py benchmarks/training.py; do $(BIN)/python "$$benchmark" || exit 1; done
+	@for benchmark in benchmarks/collapse.py benchmarks/fewshot.py benchmarks/training.py; do $(BIN)/python "$$benchmark" || exit 1; done
 
+# Rooted here, so that notebooks/ and out/ are both in its file browser. Jupyter refuses root (containers) unless told.
 .PHONY: lab
-lab: env  ## Open the notebooks in JupyterLab.
-	$(BIN)/jupyter lab notebooks/
+lab: env  ## Open the notebooks in JupyterLab; FLAGS="--no-browser --port 8889" goes to it.
+	@$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS)
 
 .PHONY: lint
 lint: env  ## ruff on code and notebooks, codespell on every text.
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/codespell
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 
 .PHONY: lock
 lock:  ## Renew requirements.txt from pyproject.toml.
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra notebooks --extra dev \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra notebooks --extra dev \
 		--no-emit-index-url --no-header --no-annotate pyproject.toml --output-file requirements.txt

@@ -6,6 +6,7 @@ refuse a parameter at once. Each returns the value it accepted.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import operator
@@ -92,12 +93,24 @@ def check_real(
     return number
 
 
+def not_a_tensor(name: str, value: object, allowed: str) -> TypeError:
+    """The error about something else than a tensor; of NumPy's arrays, which many readers hold, it names the way.
+
+    Example:
+        >>> import numpy
+        >>> str(not_a_tensor("labels", numpy.zeros(3, int), "[N] of integers"))
+        'labels is of type ndarray; allowed: a torch.Tensor [N] of integers (torch.from_numpy(labels) makes one)'
+    """
+    hint = f" (torch.from_numpy({name}) makes one)" if type(value).__name__ == "ndarray" else ""
+    return TypeError(f"{name} is of type {type(value).__name__}; allowed: a torch.Tensor {allowed}{hint}")
+
+
 def check_labels(labels: object, name: str = "labels") -> Tensor:
     """Accept a vector [N] of integers, with or without gaps."""
     import torch
 
     if not isinstance(labels, torch.Tensor):
-        raise TypeError(f"{name} is of type {type(labels).__name__}; allowed: a torch.Tensor [N] of integers")
+        raise not_a_tensor(name, labels, "[N] of integers")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"{name} has dtype {labels.dtype}; allowed: an integer dtype")
     if labels.ndim != 1:
@@ -110,7 +123,7 @@ def check_features(features: object, labels: object, name: str = "features", lab
     import torch
 
     if not isinstance(features, torch.Tensor):
-        raise TypeError(f"{name} is of type {type(features).__name__}; allowed: a torch.Tensor [N, D] of floats")
+        raise not_a_tensor(name, features, "[N, D] of floats")
     if not features.is_floating_point():
         raise TypeError(f"{name} has dtype {features.dtype}; allowed: a float dtype")
     check_labels(labels, labels_name)
@@ -134,3 +147,14 @@ def describe_not_finite(values: Tensor, name: str = "features") -> str:
         )
     largest = float(values.detach().abs().max())
     return f"{name} holds values up to {largest:g}; allowed: numbers small enough for sums of their squares"
+
+
+@contextlib.contextmanager
+def one_sentence():
+    """Let IPython show an error about what a reader gave, or did not give, as its message without a traceback."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        text = f"{type(error).__name__}: {error}"
+        error._render_traceback_ = lambda: [text]
+        raise

@@ -8,6 +8,9 @@ from torch import nn
 from ncbook import catalog
 from ncbook._checks import check_choice, check_whole
 
+__all__ = ["Conv4", "PlainConv", "ResNet12", "WideResNet", "build", "layers", "resnet18"]
+__dir__ = __all__.copy
+
 
 class Conv4(nn.Sequential):
     """Four blocks of 3x3 convolution (64 filters), batch norm, ReLU and 2x2 max pooling; then flattened.

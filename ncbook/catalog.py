@@ -6,6 +6,12 @@ their code by it. A new data set, backbone or objective is one file and one line
 
 from typing import NamedTuple
 
+__all__ = [
+    "AUGMENTATIONS", "BACKBONES", "Backbone", "DATASETS", "DataSet", "EPISODES", "GENERATED_AT_LEAST", "MOST_NOVEL",
+    "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS", "PRECISIONS", "PROTOCOLS", "ROWS", "SCHEDULES", "SPLITS",
+]  # fmt: skip
+__dir__ = __all__.copy
+
 
 class DataSet(NamedTuple):
     """One data set.

@@ -5,12 +5,17 @@ No torch, no I/O. Notebooks build one in their second cell; `training.train` tak
 
 import ast
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
+import re
 
 from ncbook import catalog
 from ncbook._checks import check_choice, check_real, check_whole, nearest
+
+__all__ = ["Experiment", "NOT_IN_KEY", "ParameterError", "SCHEMA", "check_parameters"]
+__dir__ = __all__.copy
 
 SCHEMA = 3  # raise it when the same parameters come to mean other numbers, or a run's files change
 NOT_IN_KEY = ("path",)  # where the images lie says nothing about them: their fingerprint is in the folder's name
@@ -34,37 +39,40 @@ class Experiment:
     for a default that depends on the others, and is replaced by it at once.
 
     Args:
-        dataset: a name of `ncbook.catalog.DATASETS`.
-        path: of "folder": a folder or zip of class folders. Not part of the key.
-        image_size: of "folder": height and width in pixels that images are scaled and cropped to; None: 84.
+        dataset: "strokes" (the default), "omniglot", "cifar10", "cifar_fs", "fc100", "mini_imagenet", "emnist" or
+            "folder" (images of your own).
+        path: of "folder": a folder or zip of class folders; no default. Not part of the key.
+        image_size: of "folder": height and width in pixels that images are scaled and cropped to, 8 to 4096; None: 84.
         protocol: of "omniglot": "lake" (a character is a class) or "vinyals" (so is each of its four rotations, with
             published lists); None: "lake".
-        backbone: the feature map f.
-        objective: what is minimized.
-        n_source: source classes l the network is trained on.
+        backbone: the feature map f: "conv4" (the default; four convolutions), "plain3", "plain5", "plain10", "plain14",
+            "plain18", "plain20" (that many convolutions), "resnet12", "resnet18" or "wrn_28_4".
+        objective: what is minimized: "cross_entropy" (the default) or "prototypical" (trained on episodes).
+        n_source: source classes l the network is trained on, at least 2; default 64.
         n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from. None: as many as the
-            data set has to spare, 100 at most (of a folder that is known when it is read); 0: none.
+            data set has to spare, 100 at most (of a folder that is known when it is read); 0: none; else at least 2.
         n_validation: validation classes; None: as many as the data set has to spare, 20 at most.
         epochs: passes over the source training samples, or rounds of ``episodes_per_epoch`` episodes. None: as many as
             make the data set's default number of optimization steps (`ncbook.catalog`), whatever ``n_source`` is.
-        batch_size: largest number of images per step; an epoch is cut into equal batches.
+        batch_size: largest number of images per step, at least 2; an epoch is cut into equal batches. None: 64.
         train_way, train_shot, train_query: of objectives that train on episodes: classes per episode, and shots and
             queries per class. None: 20 classes or all there are, 5 shots, 5 queries.
         episodes_per_epoch: of the same; None: 100.
-        optimizer: "sgd" (with Nesterov momentum) or "adam".
-        learning_rate: peak of the schedule; None: 0.2 for "sgd", 0.001 for "adam".
-        momentum: of "sgd"; None: 0.9.
-        weight_decay: L2 penalty on all weights; None: 0.005 for "sgd", 0 for "adam".
-        schedule: of the learning rate: "one_cycle" (up for 30 % of the steps, then down to 0, along cosines), "cosine"
-            (down to 0 along a cosine), "step" (a tenth from 60 % of the steps on, a hundredth from 80 %) or "constant".
-        augmentation: "affine" (random rotation, scale and shift, for handwriting), "crop_flip" (random shift and mirror
-            image, for photographs) or "none"; training batches only.
-        precision: "auto" trains in bfloat16 where the hardware computes in it, else in float32. Measuring is
-            always in float32.
-        measurements: how often the run is measured and its weights are kept: at epoch 0, at the last, and evenly
-            between.
-        class_seed: chooses which classes are source, validation and novel.
-        seed: governs initial weights, order of samples and augmentation.
+        optimizer: "sgd" (the default; with Nesterov momentum) or "adam".
+        learning_rate: peak of the schedule, above 0; None: 0.2 for "sgd", 0.001 for "adam".
+        momentum: of "sgd", from 0 to below 1; None: 0.9.
+        weight_decay: L2 penalty on all weights, 0 to 1; None: 0.005 for "sgd", 0 for "adam".
+        schedule: of the learning rate: "one_cycle" (the default; up for 30 % of the steps, then down to 0, along
+            cosines), "cosine" (down to 0 along a cosine), "step" (a tenth from 60 % of the steps on, a hundredth from
+            80 %) or "constant".
+        augmentation: "affine" (the default; random rotation, scale and shift, for handwriting), "crop_flip" (random
+            shift and mirror image, for photographs) or "none"; training batches only.
+        precision: "auto" (the default) trains in "bfloat16" where the hardware computes in it, else in "float32".
+            Measuring is always in float32.
+        measurements: how often the run is measured and its weights are kept, at least 2: at epoch 0, at the last, and
+            evenly between; default 7.
+        class_seed: chooses which classes are source, validation and novel; default 0.
+        seed: governs initial weights, order of samples and augmentation; default 0.
 
     Raises:
         ParameterError: (a ValueError) names the parameter, what came and what is allowed.
@@ -160,6 +168,7 @@ def _checked(e: Experiment) -> dict[str, object]:
     if e.path is not None and not isinstance(e.path, str | os.PathLike):
         raise TypeError(f"path={e.path!r} is of type {type(e.path).__name__}; allowed: text, or None")
     check_whole("n_source", e.n_source, 2)
+    check_whole("n_validation", e.n_validation or 0, 0)
 
     defaults = _dependent_defaults(e)
     value = {name: defaults.get(name) if found is None else found for name, found in e.to_dict().items()}
@@ -223,7 +232,7 @@ def _dependent_defaults(e: Experiment) -> dict[str, object]:
         "weight_decay": 5e-3 if sgd else 0.0,
     }
     if classes is not None:
-        spare = lists[1] if lists else classes - e.n_source
+        spare = lists[1] if lists else classes - e.n_source - (e.n_validation or 0)
         # too many source classes: the message about it names 100 novel ones
         defaults["n_novel"] = (
             0 if spare in (0, 1) else min(catalog.MOST_NOVEL, spare) if spare > 1 else catalog.MOST_NOVEL
@@ -247,17 +256,16 @@ def _check_classes(e: Experiment, value: dict) -> None:
     )
     if n_novel == 1:
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
+    hint = "n_novel=None: what is to spare"
+    if e.n_novel is None and classes is not None:
+        hint = f"n_source at most {lists[0] if lists else classes - n_validation}"
     if lists is not None and (n_source > lists[0] or n_novel > lists[1]):
         raise ValueError(
             f"{counts} ask for more classes than {e.dataset!r} has; "
-            f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes "
-            "(n_novel=None: what is to spare)"
+            f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes ({hint})"
         )
     if classes is not None and n_source + n_novel + n_validation > classes:
-        raise ValueError(
-            f"{counts} ask for more classes than {e.dataset!r} has; allowed together: {classes} "
-            "(n_novel=None: what is to spare)"
-        )
+        raise ValueError(f"{counts} ask for more classes than {e.dataset!r} has; allowed together: {classes} ({hint})")
     if value["train_way"] is not None and value["train_way"] > n_source:
         raise ValueError(f"train_way={value['train_way']}; allowed: at most n_source={n_source}")
 
@@ -266,7 +274,9 @@ def _refuse_unknown(init):
     """Wrap the generated ``__init__``: an unknown name gets the nearest valid one, positions are refused."""
     names = [field.name for field in dataclasses.fields(Experiment)]
 
-    def __init__(self, **parameters):
+    def __init__(self, *values, **parameters):
+        if values:
+            raise ParameterError(f"{values[0]!r} came without a name; allowed: parameters by name, as in n_source=64")
         for name in parameters:
             if name not in names:
                 raise ParameterError(f"unknown parameter {name!r}; {nearest(name, names)}")
@@ -296,18 +306,23 @@ def _assigned_literals(cell: str) -> dict[str, object]:
     return found
 
 
-def check_parameters(cells: list[str] | None = None) -> None:
-    """Refuse a parameter that was injected into this notebook under a name the notebook does not declare.
+def _names_used(cell: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name)}
 
-    papermill injects every name that it gets, a misspelled one too, in a cell that begins with ``# Parameters``.
-    This compares those cells with the ones the notebook itself has run so far (in JupyterLab there is no
-    injected cell, and cells may be run again and again).
+
+def check_parameters(cells: list[str] | None = None) -> None:
+    """Refuse a parameter of this notebook whose name is misspelled, so that another value would be used silently.
+
+    papermill injects every name that it gets, a misspelled one too, in a cell that begins with ``# Parameters``: the
+    last such cell is compared with what the notebook itself has run so far. In JupyterLab, where cells are edited and
+    run again and again, a parameter keeps its old value in the kernel when its line is renamed: names that this cell
+    uses must be set by the parameters cell as it was run last.
 
     Args:
-        cells: sources of the cells run so far; by default those of the running notebook.
+        cells: sources of the cells run so far, the present one last; by default those of the running notebook.
 
     Raises:
-        ParameterError: an injected name is unknown, or its value is of another type than the declared default.
+        ParameterError: a name is unknown or no longer set, or an injected value is of another type than the default.
 
     Example:
         >>> check_parameters(["n_source = 64", "# Parameters\\nn_sorce = 8\\n"])
@@ -319,9 +334,23 @@ def check_parameters(cells: list[str] | None = None) -> None:
             cells = get_ipython().user_ns["In"]  # defined by IPython in every notebook
         except NameError:
             cells = []
-    injected, declared = {}, {}
+    injected, declared, parameter_cells, stale = {}, {}, [], set()
     for cell in cells:
-        (injected if cell.lstrip().startswith("# Parameters") else declared).update(_assigned_literals(cell))
+        assigned = _assigned_literals(cell)
+        if cell.lstrip().startswith("# Parameters"):
+            injected = assigned
+            continue
+        declared |= assigned
+        if re.search(r"^\w+: \w+ = ", cell, re.MULTILINE):  # a parameters cell, or the same one edited
+            injected, names = {}, assigned.keys()
+            stale = (stale | {name for old in parameter_cells if old & names for name in old}) - names
+            parameter_cells = [old for old in parameter_cells if not old & names] + [names]
+    used = _names_used(cells[-1]) if stale else set()
+    known = stale.union(*parameter_cells)
+    for name in sorted(stale & used):
+        for other in difflib.get_close_matches(name, known - stale - used, n=1):
+            raise ParameterError(f"unknown parameter {other!r}; {nearest(other, sorted(known & used))}")
+        raise ParameterError(f"{name} is not in the parameters cell; allowed: a line that sets it there")
     for name, value in injected.items():
         if name not in declared:
             raise ParameterError(f"unknown parameter {name!r}; {nearest(name, list(declared))}")

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+__all__ = ["as_input", "extract", "extract_layers", "resolve_device"]
+__dir__ = __all__.copy
+
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """The device of that name; "auto": a CUDA device when there is one, else the CPU."""

@@ -8,6 +8,9 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+__all__ = ["InstallationError", "check_pair"]
+__dir__ = __all__.copy
+
 
 class InstallationError(ImportError):
     """A broken installation, said in one sentence (also in a notebook, where it prints no traceback)."""

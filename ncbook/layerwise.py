@@ -13,6 +13,9 @@ from ncbook import backbones, catalog, collapse, runs
 from ncbook._checks import check_choice, check_whole
 from ncbook.features import extract_layers, resolve_device
 
+__all__ = ["SeparationLaw", "effective_depth", "measure", "separation_law"]
+__dir__ = __all__.copy
+
 
 def measure(run: runs.Run, split: str = "source_train", epoch: int | None = None, per_class: int = 100) -> pd.DataFrame:
     """Collapse by layer: outputs of each layer, flattened, on the first samples of every class.

@@ -15,6 +15,15 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ncbook import progress
+
+__all__ = [
+    "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "METRICS", "NAMES", "SHOTS",
+    "accuracy_against_cdnv", "against_source_classes", "by_layer", "by_source_classes", "dots", "errors_and_bounds",
+    "over_training", "plain_log_ticks", "save", "save_table", "sheet", "tightness", "use_style", "worst_errors",
+]  # fmt: skip
+__dir__ = __all__.copy
+
 COLORS = {"source_train": "#0072B2", "source_test": "#009E73", "novel": "#D55E00", "validation": "#CC79A7"}
 CLASSES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 NAMES = {
@@ -333,6 +342,36 @@ def tightness(table: pd.DataFrame, names: dict[str, str], *, ax: Axes) -> Axes:
     ax.set_xlabel("shots n")
     ax.set_ylabel("largest error / bound found")
     return ax
+
+
+class LiveFigure:
+    """One axis that is drawn again whenever another network is trained, in a live JupyterLab.
+
+    Elsewhere (papermill, nbval, nbconvert) nothing is drawn: an output that is updated cannot be compared there, and
+    the whole figure follows in a cell of its own.
+
+    Example:
+        >>> live = LiveFigure()
+        >>> live.draw(by_source_classes, table, "novel", "cdnv")  # doctest: +SKIP
+    """
+
+    def __init__(self):
+        self._display = None
+
+    def draw(self, function, *values, **options) -> None:
+        """Call ``function(*values, ax=..., **options)``, one of this module, and show the axis in place of the last."""
+        if progress.mode() != "bar":
+            return
+        import matplotlib.pyplot as plt
+        from IPython.display import display
+
+        fig, ax = plt.subplots(figsize=(4.5, 3))
+        function(*values, ax=ax, **options).legend()
+        plt.close(fig)  # or it would be shown once more at the end of the cell
+        if self._display is None:
+            self._display = display(fig, display_id=True)
+        else:
+            self._display.update(fig)
 
 
 def save(fig: Figure, name: str, numbers: pd.DataFrame | None = None) -> None:

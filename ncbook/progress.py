@@ -7,6 +7,9 @@ import os
 import sys
 import time
 
+__all__ = ["Progress", "mode"]
+__dir__ = __all__.copy
+
 
 def mode() -> str:
     """Return "bar", "lines" or "off" for the place this runs in."""

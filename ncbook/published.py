@@ -7,6 +7,9 @@ from importlib.resources import files
 
 import pandas as pd
 
+__all__ = ["MARKS", "table"]
+__dir__ = __all__.copy
+
 MARKS = {
     "confirmed": "the slides' number is the one of a public source",
     "as printed": "read from the slides, no public source at hand",

@@ -11,6 +11,9 @@ from ncbook import runs, training
 from ncbook.experiment import Experiment
 from ncbook.progress import Progress
 
+__all__ = ["sweep"]
+__dir__ = __all__.copy
+
 
 def sweep(
     experiments: Iterable[Experiment],

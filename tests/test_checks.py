@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncbook import _checks
+from ncbook import _checks, collapse, fewshot
 
 
 def test_what_is_accepted_is_returned():
@@ -83,6 +83,29 @@ def test_features_and_labels(features, labels, error, words):
     with pytest.raises(error) as raised:
         _checks.check_features(features, labels)
     assert str(raised.value).startswith(words)
+
+
+def test_arrays_of_numpy_are_refused_with_the_way_to_a_tensor():
+    features, labels = np.zeros((4, 2)), np.arange(4) // 2
+    for measure in (collapse.cdnv, lambda x, y: fewshot.evaluate(x, y, shot=1)):
+        with pytest.raises(
+            TypeError, match=r"features is of type ndarray; .*\(torch.from_numpy\(features\) makes one\)"
+        ):
+            measure(features, labels)
+        with pytest.raises(TypeError, match=r"labels is of type ndarray; .*\(torch.from_numpy\(labels\) makes one\)"):
+            measure(torch.from_numpy(features), labels)
+    with pytest.raises(TypeError, match=r"weight is of type ndarray; .*\(torch.from_numpy\(weight\) makes one\)"):
+        collapse.nc3(torch.from_numpy(features), torch.from_numpy(labels), features)
+
+
+def test_what_a_reader_gave_wrongly_is_one_sentence_in_a_notebook():
+    for error in (FileNotFoundError("no such folder"), ValueError("too few classes")):
+        with pytest.raises(type(error)) as raised, _checks.one_sentence():
+            raise error
+        assert raised.value._render_traceback_() == [f"{type(error).__name__}: {error}"]
+    with pytest.raises(ZeroDivisionError) as raised, _checks.one_sentence():
+        1 / 0  # noqa: B018
+    assert not hasattr(raised.value, "_render_traceback_")
 
 
 def test_rows_that_are_not_finite_are_named():

@@ -1,11 +1,13 @@
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
+from ncbook import catalog
 from ncbook.experiment import Experiment, ParameterError, check_parameters
 
 
@@ -84,7 +86,10 @@ def test_imports_no_torch():
         ({"objective": "prototypical", "n_source": 8, "train_way": 9}, ["train_way=9", "n_source=8"]),
         ({"objective": "prototypical", "train_shot": 0}, ["train_shot=0", "at least 1"]),
         ({"dataset": "omniglot", "n_source": 1600, "n_novel": 100}, ["n_source=1600", "n_novel=100", "1623"]),
-        ({"n_source": 10**6}, ["n_source=1000000", "n_novel=100", "16384"]),
+        ({"n_source": 10**6}, ["n_source=1000000", "n_novel=100", "n_source at most 16384"]),
+        ({"dataset": "cifar10"}, ["n_source=64", "together: 10 (n_source at most 10)"]),
+        ({"dataset": "cifar10", "n_source": 10, "n_novel": 5}, ["n_novel=5", "10 (n_novel=None: what is to spare)"]),
+        ({"dataset": "folder", "n_novel": 1}, ["n_novel=1"]),
         ({"epochs": 0}, ["epochs=0", "at least 1"]),
         ({"batch_size": 1}, ["batch_size=1"]),
         ({"learning_rate": "1e-3"}, ["learning_rate='1e-3'", "write 1.0e-03"]),
@@ -110,6 +115,40 @@ def test_refuses_with_one_message(parameters, words):
     for word in words:
         assert word in message
     assert raised.value._render_traceback_() == [f"ParameterError: {message}"]
+
+
+def test_validation_classes_are_spared_by_the_default_of_the_novel_ones():
+    assert Experiment(dataset="omniglot", n_source=1590, n_validation=20).n_novel == 13
+
+
+def test_values_without_a_name_are_refused_in_one_sentence():
+    with pytest.raises(ParameterError, match=r"^'omniglot' came without a name; allowed: parameters by name, as in"):
+        Experiment("omniglot")
+
+
+def test_help_lists_every_value_and_default():
+    """The docstring is written by hand; the catalog and the fields are what counts."""
+    args = Experiment.__doc__.partition("Args:\n")[2].partition("Raises:")[0]
+    entries = re.split(r"^        (?=\w[\w, ]*: )", args, flags=re.MULTILINE)[1:]
+    help_of = {name.strip(): entry for entry in entries for name in entry.partition(":")[0].split(",")}
+    fields = {field.name: field.default for field in dataclasses.fields(Experiment)}
+    assert list(help_of) == list(fields)
+    values = {
+        "dataset": catalog.DATASETS, "backbone": catalog.BACKBONES, "objective": catalog.OBJECTIVES,
+        "optimizer": catalog.OPTIMIZERS, "schedule": catalog.SCHEDULES, "augmentation": catalog.AUGMENTATIONS,
+        "precision": catalog.PRECISIONS, "protocol": catalog.PROTOCOLS,
+    }  # fmt: skip
+    for name, allowed in values.items():
+        missing = [value for value in allowed if f'"{value}"' not in help_of[name]]
+        assert not missing, f"{name}: {missing}"
+    for name, default in fields.items():
+        said = re.sub(r"\s+", " ", help_of[name])
+        if isinstance(default, str):
+            assert f'"{default}" (the default' in said
+        elif name == "path":
+            assert "no default" in said
+        else:
+            assert "None" in said if default is None else f"default {default}" in said, name
 
 
 def test_replace_validates():
@@ -147,6 +186,40 @@ def test_cells_may_be_run_again_in_any_order():
     check_parameters([PARAMETERS, *later, PARAMETERS, *later])
     check_parameters([])
     check_parameters()  # outside a notebook there is nothing to check
+
+
+USING = "check_parameters()\nExperiment(n_source=n_source, epochs=epochs, lr=lr)\nprint(name)"
+
+
+@pytest.mark.parametrize(
+    ("edited", "words"),
+    [
+        (
+            PARAMETERS.replace("n_source", "n_sourse"),
+            "unknown parameter 'n_sourse'; did you mean 'n_source'? allowed: ",
+        ),
+        (PARAMETERS.replace("epochs: int = None\n", ""), "epochs is not in the parameters cell; allowed: a line"),
+    ],
+)
+def test_a_parameter_that_keeps_its_old_value_in_a_warm_kernel(edited, words):
+    warm = [PARAMETERS, USING, "x = 3"]
+    for cells in ([*warm, edited, USING], [*warm, edited, USING, edited, USING]):
+        with pytest.raises(ParameterError) as raised:
+            check_parameters(cells)
+        assert str(raised.value).startswith(words)
+    check_parameters([*warm, edited, USING, PARAMETERS, USING])  # put right
+
+
+def test_a_reader_may_rename_and_add_parameters():
+    renamed = PARAMETERS.replace("n_source", "classes") + "\nmine: int = 3"
+    check_parameters([PARAMETERS, USING, renamed, USING.replace("=n_source", "=classes")])
+    check_parameters([PARAMETERS, "more: int = 4", USING, PARAMETERS, USING])  # two cells of parameters
+
+
+def test_an_injected_cell_that_was_put_right_is_forgotten():
+    bad, good = "# Parameters\nn_sorce = 8", "# Parameters\nn_source = 8"
+    check_parameters([PARAMETERS, bad, "check_parameters()", good, "check_parameters()"])
+    check_parameters([PARAMETERS, bad, "check_parameters()", PARAMETERS, "check_parameters()"])
 
 
 def test_config_round_trip():

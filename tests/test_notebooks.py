@@ -1,10 +1,10 @@
 """The notebooks' anatomy, their parameters, and what papermill users see: good and bad parameters."""
 
+import ast
 import importlib.util
 import os
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
@@ -59,6 +59,8 @@ def test_anatomy(root, name):
     number = "Appendix" if name.startswith("appendix/") else name[:2]
     assert prose[0].source.startswith(f"# {number} · ") and "**Question.**" in prose[0].source
     assert code[0].metadata.tags == ["parameters"] and "check_parameters()" in code[1].source
+    used = {node.id for node in ast.walk(ast.parse(code[1].source)) if isinstance(node, ast.Name)}
+    assert used >= {node.target.id for node in ast.parse(code[0].source).body}  # or a misspelled one goes unnoticed
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     lines = sorted(len(cell.source.splitlines()) for cell in code)
     assert lines[len(lines) // 2] <= 10 and lines[-1] <= 15
@@ -86,7 +88,6 @@ def papermill(root, tmp_path, name, *arguments, cwd="/", **environment):
     out = tmp_path / "out.ipynb"
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
     env = {**os.environ, "NCBOOK_RUNS": str(tmp_path / "runs"), **environment}
-    began = time.monotonic()
     done = subprocess.run(
         [*command, str(path(root, name)), str(out), *arguments],
         cwd=cwd,
@@ -94,7 +95,7 @@ def papermill(root, tmp_path, name, *arguments, cwd="/", **environment):
         capture_output=True,
         text=True,
     )
-    return done, nbformat.read(out, as_version=4), time.monotonic() - began
+    return done, nbformat.read(out, as_version=4)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +107,18 @@ def papermill(root, tmp_path, name, *arguments, cwd="/", **environment):
         (["-p", "n_source", "100000"], "n_source=100000 and n_novel=100 ask for more classes"),
         (["-p", "dataset", "omnglot"], "dataset='omnglot' is unknown; did you mean 'omniglot'"),
         (["-p", "backbone", "resnet"], "backbone='resnet' is unknown"),
+        (["-p", "dataset", "cifar10"], "ask for more classes than 'cifar10' has; allowed together: 10"),
+        (["-p", "epochs", "-3"], "epochs=-3; allowed: a whole number of at least 1"),
+        (["-p", "dataset", "folder", "-p", "path", "nowhere.zip"], "path='nowhere.zip' is not there; looked for"),
+        (["-p", "dataset", "folder"], "path=None; allowed: a folder or zip of class folders"),
     ],
 )
 def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, words):
-    done, notebook, seconds = papermill(root, tmp_path, "03_new_classes", *arguments)
+    done, notebook = papermill(root, tmp_path, "03_new_classes", *arguments)
     assert done.returncode != 0 and words in done.stderr
     errors = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     assert len(errors) == 1 and "Traceback" not in "".join(errors[0].traceback)
     assert not (tmp_path / "runs").exists()
-    assert seconds < 30  # 10 on a quiet machine
 
 
 @pytest.mark.parametrize(
@@ -131,19 +135,22 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
     ],
 )
 def test_what_a_notebook_cannot_draw_is_refused_before_training(root, tmp_path, name, arguments, words):
-    done, _, _ = papermill(root, tmp_path, name, *arguments)
+    done, _ = papermill(root, tmp_path, name, *arguments)
     assert done.returncode != 0 and words in done.stderr and not (tmp_path / "runs").exists()
 
 
 def test_missing_data_folder_stops_the_notebook(root, tmp_path):
     folder = tmp_path / "nowhere"
-    done, _, _ = papermill(root, tmp_path, "01_train_collapse", "-p", "dataset", "omniglot", NCBOOK_DATA=str(folder))
+    options = ["-p", "dataset", "omniglot"]
+    done, notebook = papermill(root, tmp_path, "01_train_collapse", *options, NCBOOK_DATA=str(folder))
     assert done.returncode != 0
     assert str(folder) in done.stderr and "images_background.zip" in done.stderr
+    errors = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+    assert len(errors) == 1 and "Traceback" not in "".join(errors[0].traceback)
 
 
 def test_good_parameters_from_any_folder(root, tmp_path):
-    done, notebook, _ = papermill(
+    done, notebook = papermill(
         root, tmp_path, "03_new_classes", "-p", "n_source", "9", "-p", "epochs", "2", "-p", "n_novel", "20"
     )
     assert done.returncode == 0, done.stderr
@@ -178,7 +185,7 @@ OWN_FOLDER = ["-p", "dataset", "folder", "-p", "path", "pictures.zip", "-p", "im
 
 @pytest.mark.parametrize("name", ANY_NETWORK)
 def test_a_folder_of_the_readers_own(root, tmp_path, pictures, name):
-    done, notebook, _ = papermill(root, tmp_path, name, *OWN_FOLDER, "-p", "epochs", "2", cwd=pictures.parent)
+    done, notebook = papermill(root, tmp_path, name, *OWN_FOLDER, "-p", "epochs", "2", cwd=pictures.parent)
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(runs.list(tmp_path / "runs")["dataset"]) == {"folder"}
     text = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
@@ -195,12 +202,12 @@ def test_a_folder_of_the_readers_own(root, tmp_path, pictures, name):
     ],
 )
 def test_too_little_in_a_folder_is_said_before_training(root, tmp_path, pictures, arguments, words):
-    done, _, _ = papermill(root, tmp_path, "03_new_classes", *OWN_FOLDER, *arguments, cwd=pictures.parent)
+    done, _ = papermill(root, tmp_path, "03_new_classes", *OWN_FOLDER, *arguments, cwd=pictures.parent)
     assert done.returncode != 0 and words in done.stderr and not (tmp_path / "runs").exists()
 
 
 def test_networks_trained_side_by_side_are_found(root, tmp_path):
-    done, notebook, _ = papermill(
+    done, notebook = papermill(
         root, tmp_path, "06_depth", "-y", "{depths: [3, 5], n_source: 5, epochs: 1, per_class: 5, workers: 2}"
     )
     assert done.returncode == 0, done.stderr
@@ -210,7 +217,7 @@ def test_networks_trained_side_by_side_are_found(root, tmp_path):
 
 
 def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
-    done, _, _ = papermill(
+    done, _ = papermill(
         root, tmp_path, "08_paper_table", "-y", "{datasets: [strokes, fc100], seeds: 2, epochs: 2, n_source: 8}",
         "-p", "episodes", "100", NCBOOK_FIGURES=str(tmp_path / "figures"), NCBOOK_DATA=str(tmp_path),
     )  # fmt: skip

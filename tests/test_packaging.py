@@ -1,9 +1,11 @@
 """pyproject.toml, requirements.txt, environment.yml and the Makefile say the same."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib import metadata
 
 import pytest
@@ -51,6 +53,16 @@ def test_lock_has_no_index_address(root):
     assert not re.search(r"https?://|--(extra-)?index-url|file:|@ ", text)
 
 
+def test_every_dependency_has_a_floor(project):
+    wanted = project["dependencies"] + project["optional-dependencies"]["notebooks"]
+    assert all([s.operator for s in requirement.specifier] == [">="] for requirement in map(Requirement, wanted))
+
+
+def test_metadata_says_which_pythons(project):
+    pythons = {line.rpartition(" ")[2] for line in project["classifiers"] if "Python :: 3." in line}
+    assert pythons == {"3.11", "3.12", "3.13"} and project["keywords"]
+
+
 def test_environment_reads_the_lock(root, project):
     environment = yaml.safe_load((root / "environment.yml").read_text())
     python, pip, section = environment["dependencies"]
@@ -69,6 +81,37 @@ def test_make_lists_its_targets(root):
     listed = subprocess.run(["make"], cwd=root, capture_output=True, text=True, check=True).stdout
     for target in ("run", "test", "env", "lab", "lint", "notebooks", "figures", "bench"):
         assert f"make {target} " in listed
+
+
+def test_recipes_are_not_echoed(root):
+    """What a recipe prints is what its commands say: no shell loop is shown before it."""
+    lines = (root / "Makefile").read_text().splitlines()
+    first = [line for before, line in zip(lines, lines[1:], strict=False) if not before.endswith("\\")]
+    assert [line for line in first if line.startswith("\t") and not line.startswith("\t@")] == []
+
+
+def make(root, *arguments, **options):
+    command = ["make", "-o", "env", "-o", ".venv/.installed", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, **options)
+
+
+def test_lab_is_rooted_here_and_takes_flags(root, tmp_path):
+    fake = tmp_path / "id"
+    for user, allowed in (("0", True), ("1000", False)):
+        fake.write_text(f"#!/bin/sh\necho {user}\n")
+        fake.chmod(0o755)
+        path = f"{tmp_path}:/usr/bin:/bin"
+        shown = make(root, "-n", "lab", "FLAGS=--no-browser --port 8889", env={"PATH": path}, check=True).stdout
+        assert f'root_dir="{root}"' in shown and "--no-browser --port 8889" in shown
+        assert ("--allow-root" in shown) == allowed
+
+
+def test_only_the_warning_about_tcp_is_left_out(root):
+    warning = "[IPKernelApp] WARNING | Kernel is running over TCP without encryption. All communication"
+    recipe = f"try:\n\t@(echo '{warning}' >&2; echo 'another warning' >&2; exit 3) $(QUIETLY)"
+    done = make(root, "--eval", recipe, "try")
+    assert done.returncode != 0  # the command's own status, not the filter's
+    assert "another warning" in done.stderr and "TCP" not in done.stderr
 
 
 def test_installed_pair_fits():
@@ -101,3 +144,55 @@ def test_every_module_is_reachable(root):
     code = "import sys, ncbook; assert 'torch' not in sys.modules\n" + "\n".join(f"ncbook.{name}" for name in public)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def clone(root, tmp_path_factory):
+    """What a fresh clone named ncbook holds for an installation, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("above") / "ncbook"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "ncbook", folder / "ncbook", ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(root / name, folder)
+    return folder
+
+
+def python(code, cwd, path=""):
+    """Run code where nothing but ``path`` and the installed packages can be imported."""
+    command = [sys.executable, "-c", code]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PYTHONPATH": str(path)}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def test_the_folder_above_a_clone_does_not_hide_the_package(clone, tmp_path):
+    """There, the folder of the clone looks like an empty package; an editable install must win over it."""
+    build = "import setuptools.build_meta as b, sys; b.build_editable(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=clone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    code = (
+        f"import site; site.addsitedir({str(tmp_path / 'site')!r}); import ncbook; print(ncbook.Experiment.__module__)"
+    )
+    done = python(code, clone.parent)
+    assert done.stdout.strip() == "ncbook.experiment", done.stderr
+
+
+def test_a_wheel_holds_the_package_and_its_data(clone, tmp_path):
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "pip", "wheel", *options, str(clone)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        wheel.extractall(tmp_path / "site")
+    files = {str(p.relative_to(clone)) for p in (clone / "ncbook").rglob("*") if p.is_file()}
+    assert held == {name for name in files if "__pycache__" not in name}
+    data = "len(ncbook.published.table()), len(_lists.class_list('fc100', 'novel'))"
+    code = f"import ncbook; from ncbook.datasets import _lists; print({data}, ncbook.__file__)"
+    done = python(code, tmp_path, tmp_path / "site")
+    assert done.stdout.split() == ["96", "20", str(tmp_path / "site" / "ncbook" / "__init__.py")], done.stderr
+
+
+def test_what_a_build_leaves_behind_is_ignored(root):
+    assert {"build/", "dist/", "*.egg-info/"} <= set((root / ".gitignore").read_text().splitlines())

@@ -137,3 +137,28 @@ def test_tables_are_written_in_three_forms(tmp_path, monkeypatch):
     plots.save_table(frame, "table")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
     assert "| simple   | 98.0 ± 0.1 |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_live_figure_is_drawn_in_place_and_only_in_a_live_front_end(table, monkeypatch):
+    shown = []
+
+    class Display:
+        def update(self, figure):
+            shown.append(("updated", figure))
+
+    def display(figure, display_id):
+        shown.append(("new", figure))
+        return Display()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    for mode in ("off", "lines"):  # nbval compares every output, papermill has nobody who looks
+        monkeypatch.setenv("NCBOOK_PROGRESS", mode)
+        plots.LiveFigure().draw(plots.by_source_classes, table, "novel", "cdnv")
+    assert not shown
+    monkeypatch.setenv("NCBOOK_PROGRESS", "bar")
+    live = plots.LiveFigure()
+    for rows in (table[table["n_source"] == 6], table):
+        live.draw(plots.by_source_classes, rows, "novel", "cdnv")
+    assert [kind for kind, _ in shown] == ["new", "updated"]
+    assert [len(figure.axes[0].get_lines()) for _, figure in shown] == [1, 2]
+    assert not plt.get_fignums()  # or the inline backend would show each once more

@@ -1,8 +1,10 @@
 """The house of CONTRIBUTING.md: imports go downwards, rooms know what they may know, every file is listed."""
 
 import ast
+import importlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -88,3 +90,28 @@ def test_every_room_can_be_imported_alone():
     code = "import importlib, sys; importlib.import_module('ncbook.' + sys.argv[1])"
     for name in ("runs", "training", "objectives", "collapse", "fewshot", "theory", "datasets"):
         assert subprocess.run([sys.executable, "-c", code, name], capture_output=True).returncode == 0, name
+
+
+def names_defined(path):
+    """Public names that a file defines, in place of those that it imports."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+
+
+def test_dir_shows_all_public_names_and_no_others(root):
+    for room in sorted({room for room, _ in files(root) if not room.startswith("_")}):
+        module = importlib.import_module(f"ncbook.{room}")
+        shown = dir(module)
+        assert sorted(module.__all__) == shown and all(hasattr(module, name) for name in shown)
+        path = root / "ncbook" / f"{room}.py"
+        path = path if path.is_file() else root / "ncbook" / room / "__init__.py"
+        defined = {name for name in names_defined(path) if not name.startswith("_")}
+        if path.name == "__init__.py":
+            assert defined <= set(shown), room
+            imported = [name for name in shown if isinstance(getattr(module, name), types.ModuleType)]
+            assert all(getattr(module, name).__name__.startswith(f"ncbook.{room}.") for name in imported), room
+        else:
+            assert defined == set(shown), room

@@ -29,6 +29,7 @@ __all__ = [
     "series",
     "trained",
 ]
+__dir__ = __all__.copy
 
 
 def judge(names: list[str], table: pd.DataFrame) -> pd.DataFrame:

@@ -32,26 +32,11 @@ from .overview import summary
 from .pairs import cdnv, cdnv_matrix, directional_cdnv, directional_cdnv_matrix, min_distance
 
 __all__ = [
-    "NC2_VARIANTS",
-    "CollapseMetrics",
-    "SecondPass",
-    "cdnv",
-    "cdnv_matrix",
-    "class_mean_mismatch",
-    "directional_cdnv",
-    "directional_cdnv_matrix",
-    "min_distance",
-    "nc1",
-    "nc1_noise_floor",
-    "nc2",
-    "nc2_of_equal_cosines",
-    "nc3",
-    "nc4",
-    "separation_fuzziness",
-    "summary",
-    "trace_ratio",
-    "variability_collapse_index",
-]
+    "NC2_VARIANTS", "CollapseMetrics", "SecondPass", "cdnv", "cdnv_matrix", "class_mean_mismatch", "directional_cdnv",
+    "directional_cdnv_matrix", "min_distance", "nc1", "nc1_noise_floor", "nc2", "nc2_of_equal_cosines", "nc3", "nc4",
+    "separation_fuzziness", "summary", "trace_ratio", "variability_collapse_index",
+]  # fmt: skip
+__dir__ = __all__.copy
 
 
 def __getattr__(name: str):

@@ -6,7 +6,7 @@ Called by the reader of a notebook, by `overview`, and batch after batch by the 
 import torch
 from torch import Tensor
 
-from ncbook._checks import describe_not_finite
+from ncbook._checks import describe_not_finite, not_a_tensor
 
 from .moments import rows_at_a_time
 from .sample import Sample
@@ -126,7 +126,7 @@ def disagreements(
 def check_logits(logits: Tensor, n: int, n_classes: int) -> None:
     """Raise unless logits are [n, n_classes] floats."""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits is of type {type(logits).__name__}; allowed: a torch.Tensor [N, C] of floats")
+        raise not_a_tensor("logits", logits, "[N, C] of floats")
     if not logits.is_floating_point():
         raise TypeError(f"logits has dtype {logits.dtype}; allowed: a float dtype")
     if logits.shape != (n, n_classes):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ncbook import catalog
-from ncbook._checks import check_choice, nearest
+from ncbook._checks import check_choice, nearest, one_sentence
 from ncbook.datasets import _sources
 from ncbook.datasets._images import ClassSplit, ImageClasses, Subset
 from ncbook.datasets._split import split, split_classes
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from ncbook.experiment import Experiment
 
 __all__ = ["ClassSplit", "ImageClasses", "Subset", "load", "load_for", "split", "split_for"]
+__dir__ = __all__.copy
 
 
+@one_sentence()
 def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> ImageClasses:
     """Load a data set by name.
 
@@ -48,6 +50,7 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Im
     return loader(root, **options)
 
 
+@one_sentence()
 def load_for(experiment: Experiment) -> ImageClasses:
     """The whole data set of an experiment, kept in memory for the next call.
 
@@ -83,6 +86,7 @@ def _load_once(name: str, root: str | None, options: tuple, files: tuple) -> Ima
     return load(name, root, **dict(options))
 
 
+@one_sentence()
 def split_for(experiment: Experiment, images: ImageClasses | None = None) -> ClassSplit:
     """The four splits of an experiment.
 

@@ -12,15 +12,7 @@ from .results import FewShotResult
 from .transforms import TRANSFORMS
 
 __all__ = [
-    "HEADS",
-    "TRANSFORMS",
-    "EpisodeSampler",
-    "Episodes",
-    "FewShotResult",
-    "RidgeSelection",
-    "compare",
-    "evaluate",
-    "pair_errors",
-    "sample_episodes",
-    "select_ridge",
-]
+    "HEADS", "TRANSFORMS", "EpisodeSampler", "Episodes", "FewShotResult", "RidgeSelection", "compare", "evaluate",
+    "pair_errors", "sample_episodes", "select_ridge",
+]  # fmt: skip
+__dir__ = __all__.copy

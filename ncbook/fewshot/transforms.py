@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_choice
+from ncbook._checks import check_choice, not_a_tensor
 
 from .checks import check_finite
 
@@ -28,7 +28,7 @@ def check_source_mean(names: tuple[str, ...], source_mean: Tensor | None, dim: i
     if source_mean is None:
         raise ValueError(f"source_mean=None; allowed: [{dim}], the mean of the source features, with 'centered'")
     if not isinstance(source_mean, Tensor):
-        raise TypeError(f"source_mean is of type {type(source_mean).__name__}; allowed: a torch.Tensor [{dim}]")
+        raise not_a_tensor("source_mean", source_mean, f"[{dim}]")
     if list(source_mean.shape) != [dim]:
         raise ValueError(f"source_mean has shape {list(source_mean.shape)}; allowed: [{dim}]")
     if not bool(torch.isfinite(source_mean).all()):

@@ -12,6 +12,7 @@ from ncbook.experiment import Experiment
 from ncbook.objectives.contract import Objective, SourceImages, row_batches
 
 __all__ = ["Objective", "SourceImages", "build", "row_batches"]
+__dir__ = __all__.copy
 
 
 def build(experiment: Experiment, feature_dim: int) -> Objective:

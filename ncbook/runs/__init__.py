@@ -25,3 +25,4 @@ __all__ = [
     "locate",
     "remove",
 ]
+__dir__ = __all__.copy

@@ -35,24 +35,9 @@ from .transfer import (
 )
 
 __all__ = [
-    "CombinedBound",
-    "PairMoments",
-    "cdnv_bound",
-    "combined_bound",
-    "directional_bound",
-    "directional_quadratic_bound",
-    "effective_rank",
-    "gaussian_error",
-    "iid_shots_factor",
-    "distributions",
-    "mean_mismatch_bound",
-    "multiclass_bound",
-    "new_classes_half_width",
-    "new_samples_bound",
-    "published_bound_2025",
-    "published_bound_2026",
-    "quadratic_bound",
-    "second_moment_bound",
-    "spread_bound",
-    "without_replacement_factor",
-]
+    "CombinedBound", "PairMoments", "cdnv_bound", "combined_bound", "directional_bound", "directional_quadratic_bound",
+    "effective_rank", "gaussian_error", "iid_shots_factor", "distributions", "mean_mismatch_bound", "multiclass_bound",
+    "new_classes_half_width", "new_samples_bound", "published_bound_2025", "published_bound_2026", "quadratic_bound",
+    "second_moment_bound", "spread_bound", "without_replacement_factor",
+]  # fmt: skip
+__dir__ = __all__.copy

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_real, check_whole
+from ncbook._checks import check_real, check_whole, not_a_tensor
 
 from ._checks import check_at_least, check_cdnv, check_pool
 from .quadratic import quadratic_bound
@@ -108,7 +108,7 @@ def multiclass_bound(pair_errors: Tensor) -> Tensor:
 def _off_diagonal(name: str, pairs: Tensor) -> Tensor:
     """The pairs of a matrix; a NaN among them would be a pair that is not known."""
     if not isinstance(pairs, Tensor):
-        raise TypeError(f"{name} is of type {type(pairs).__name__}; allowed: a torch.Tensor [k, k]")
+        raise not_a_tensor(name, pairs, "[k, k]")
     shape = list(pairs.shape)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         raise ValueError(f"{name} has shape {shape}; allowed: [k, k] with k of at least 2")

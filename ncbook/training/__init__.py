@@ -18,3 +18,4 @@ __all__ = [
     "resolve_precision",
     "train",
 ]
+__dir__ = __all__.copy
