@@ -6,7 +6,7 @@ they are split at random by ``class_seed``. Called by `ncbook.datasets.load`.
 
 from __future__ import annotations
 
-import gzip
+import math
 import os
 from pathlib import Path
 
@@ -20,6 +20,8 @@ VERSION = 1  # raise when the same files give other pixels
 NAMES = (
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"  # of the 47 labels; the other small letters look like capitals
 )
+SIDE = 28
+LARGEST_PART = 112_800  # images of the official training file
 FOLDERS = ("EMNIST/raw", "emnist/EMNIST/raw", "emnist")
 FILES = [
     f"emnist-balanced-{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")
@@ -69,25 +71,32 @@ def _download(base: Path) -> str:
 
 def _idx(path: Path, dimensions: int) -> np.ndarray:
     """An idx file of bytes: a magic number 0, 0, 8, dimensions, then big-endian sizes, then the bytes."""
-    with _sources.readable(path, "file"):
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if content[:4] != bytes((0, 0, 8, dimensions)):
-        raise ValueError(f"{path} is no idx file of {dimensions} dimensions: it begins with {content[:4]!r}")
+    header = 4 + 4 * dimensions
+    content = _sources.unpacked(path, header + LARGEST_PART * (SIDE**2 if dimensions == 3 else 1)).getbuffer()
+    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
+        raise ValueError(f"{path} is no idx file of {dimensions} dimensions: it begins with {bytes(content[:4])!r}")
     sizes = np.frombuffer(content, ">u4", dimensions, 4).tolist()
-    data = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if len(data) != int(np.prod(sizes)):
+    data = np.frombuffer(content, np.uint8, offset=header)
+    if len(data) != math.prod(sizes):
         raise ValueError(f"{path} holds {len(data)} bytes for sizes {sizes}: it is cut short or damaged")
     return data.reshape(sizes)
 
 
 def _build(paths: list[Path]) -> ImageClasses:
-    train, train_labels, test, test_labels = (_idx(path, 3 if "images" in path.name else 1) for path in paths)
-    images, labels = np.concatenate([train, test]), np.concatenate([train_labels, test_labels]).astype(np.int64)
-    if len(images) != len(labels) or images.shape[1:] != (28, 28) or labels.max(initial=-1) >= len(NAMES):
-        raise ValueError(
-            f"{paths[0].parent}: {len(images)} images of {images.shape[1:]} with labels up to {labels.max()}"
-        )
-    held_out = np.arange(len(labels)) >= len(train_labels)
+    parts = []
+    for images_path, labels_path in (paths[:2], paths[2:]):
+        images, labels = _idx(images_path, 3), _idx(labels_path, 1)
+        if images.shape != (len(labels), SIDE, SIDE) or labels.max(initial=len(NAMES) * (len(labels) == 0)) >= len(
+            NAMES
+        ):
+            raise ValueError(
+                f"{images_path} holds images {list(images.shape)} and {labels_path.name} {len(labels)} labels up to "
+                f"{labels.max(initial=0)}; allowed: images of 28 x 28, and one label below {len(NAMES)} for each"
+            )
+        parts.append((images, labels))
+    images = np.concatenate([images for images, _ in parts])
+    labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
+    held_out = np.arange(len(labels)) >= len(parts[0][1])
     order = np.argsort(labels, kind="stable")
     upright = images[order].transpose(0, 2, 1)  # the files hold them mirrored and turned
     return ImageClasses(
