@@ -119,15 +119,15 @@ def test_a_zip_that_holds_a_file_twice_is_refused(tmp_path, other):
 
 
 def test_names_that_are_no_text_are_refused(tmp_path):
-    write(tmp_path / "p", {"a/0.png": png(0), "b/0.png": png(0), os.fsdecode(b"caf\xe9/0.png"): png(0)})
+    write(tmp_path / "p", {"a/0.png": png(0), "b/0.png": png(0), os.fsdecode(b"\xe9/0.png"): png(0)})
     write(tmp_path / "q", {"a/0.png": png(0), "b/0.png": png(0), "c\nd/0.png": png(0)})
     zipped(tmp_path / "nul.zip", [("a/0.png", png(0)), ("b/0.png", png(0)), ("c/0.png@.txt", png(0))])
     named = (tmp_path / "nul.zip").read_bytes().replace(b"0.png@", b"0.png\0")
     (tmp_path / "nul.zip").write_bytes(named)
-    zipped(tmp_path / "bad.zip", [("a/0.png", png(0)), ("caf\u00e9/0.png", png(0))])
+    zipped(tmp_path / "bad.zip", [("a/0.png", png(0)), ("\u00e9/0.png", png(0))])
     (tmp_path / "bad.zip").write_bytes((tmp_path / "bad.zip").read_bytes().replace("\u00e9".encode(), b"\xe9\xe9"))
     for name, words in [
-        ("p", r"p holds 'caf\\udce9/0\.png'; allowed: names in UTF-8 without control characters"),
+        ("p", r"p holds '\\udce9/0\.png'; allowed: names in UTF-8 without control characters"),
         ("q", r"q holds 'c\\nd/0\.png'; allowed"),
         ("nul.zip", r"nul\.zip holds 'c/0\.png\\x00\.txt'; allowed"),
         ("bad.zip", r"bad\.zip is not a readable zip \('utf-8' codec"),
@@ -136,17 +136,17 @@ def test_names_that_are_no_text_are_refused(tmp_path):
             datasets.load("folder", tmp_path, path=name)
         assert len(str(error.value).splitlines()) == 1
     write(tmp_path / "p", {os.fsdecode(b"a/notes\xe9.txt"): b""})
-    (tmp_path / os.fsdecode(b"p/caf\xe9/0.png")).unlink()
+    (tmp_path / os.fsdecode(b"p/\xe9/0.png")).unlink()
     assert datasets.load("folder", tmp_path, path="p").class_names == ["a", "b"]  # other files may have any name
 
 
 def test_a_zip_whose_names_are_utf8_without_saying_so(tmp_path):
-    zipped(tmp_path / "z.zip", [("caf\u00e9/0.png", png(0)), ("b/0.png", png(0))])
+    zipped(tmp_path / "z.zip", [("\u00e9/0.png", png(0)), ("b/0.png", png(0))])
     content = bytearray((tmp_path / "z.zip").read_bytes())
     for mark, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):
         content[content.index(mark) + place] &= ~0x08
     (tmp_path / "z.zip").write_bytes(content)
-    assert datasets.load("folder", tmp_path, path="z.zip").class_names == ["b", "caf\u00e9"]
+    assert datasets.load("folder", tmp_path, path="z.zip").class_names == ["b", "\u00e9"]
 
 
 def test_a_damaged_name_does_not_hide_an_image(tmp_path):
