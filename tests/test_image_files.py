@@ -322,9 +322,11 @@ def test_small_files_take_little_memory(tmp_path):
     with zipfile.ZipFile(tmp_path / "lying.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/0.png", bytes(2**29))
         archive.writestr("b/0.png", png(0))
-    content = (tmp_path / "lying.zip").read_bytes()
-    size = (2**29).to_bytes(4, "little")
-    (tmp_path / "lying.zip").write_bytes(content.replace(size, (100).to_bytes(4, "little")))
+    content = bytearray((tmp_path / "lying.zip").read_bytes())
+    for mark, place in ((b"PK\3\4", 22), (b"PK\1\2", 24)):  # where the size is, unpacked
+        start = content.index(mark) + place
+        content[start : start + 4] = (100).to_bytes(4, "little")
+    (tmp_path / "lying.zip").write_bytes(content)
     done = subprocess.run(
         [sys.executable, "-c", BOMBS, str(tmp_path)], capture_output=True, text=True, check=True, env=os.environ
     )
