@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -39,9 +38,8 @@ def check_choice(name: str, value: object, allowed: Iterable[str], known_as: Map
     """
     allowed = list(allowed)
     if not isinstance(value, str) or value not in allowed:
-        other = (known_as or {}).get(re.sub("[-_ ]", "", str(value).lower()))
-        hint = f"{other}; allowed: {', '.join(allowed)}" if other else nearest(value, allowed)
-        raise ValueError(f"{name}={value!r} is unknown; {hint}")
+        other_name = (known_as or {}).get(str(value).lower().replace("-", "").replace("_", ""))
+        raise ValueError(f"{name}={value!r} is unknown; {other_name or nearest(value, allowed)}")
     return value
 
 

@@ -37,7 +37,7 @@ DATASETS = {
     "fc100": DataSet("cifar:load_fc100", steps=4_000, classes=100, official=(60, 20)),
     "folder": DataSet("folder:load", steps=1_000, classes=None, options=("path", "image_size")),
 }
-KNOWN_AS = {"cifar100": "CIFAR-100 with its published lists of classes is 'cifar_fs' or 'fc100'"}  # other names
+KNOWN_AS = {"cifar100": "allowed: 'cifar_fs' and 'fc100', which are CIFAR-100 with published lists of classes"}
 PROTOCOLS = {  # of Omniglot: classes, and numbers of source and novel classes in the published lists
     "lake": (1_623, None),
     "vinyals": (6_492, (4_112, 1_692)),

@@ -210,12 +210,12 @@ def test_gray_of_16_bits_and_floats_keep_their_shades(tmp_path, channels, dtype,
 @pytest.mark.parametrize(
     ("dtype", "values", "words"),
     [
-        (np.int32, -1, "values from -1 to -1; allowed: 0 to 65535"),
-        (np.int32, 70000, "values from 70000 to 70000; allowed: 0 to 65535"),
-        (np.int32, 200, "integers of 32 bits up to 200: 8 or 16 bits of gray"),
-        (np.float32, 200, "values from 200 to 200; allowed: 0 to 1"),
-        (np.float32, np.nan, "values from nan to nan; allowed: 0 to 1"),
-        (np.float32, np.inf, "values from inf to inf; allowed: 0 to 1"),
+        (np.int32, -1, "values from -1 to -1; allowed: .*integers from 0 to 65535"),
+        (np.int32, 70000, "values from 70000 to 70000; allowed: .*integers from 0 to 65535"),
+        (np.int32, 200, "values from 200 to 200; .*of 32 bits: some above 255"),
+        (np.float32, 200, "values from 200 to 200; allowed: floats from 0 to 1"),
+        (np.float32, np.nan, "values from nan to nan; allowed: floats"),
+        (np.float32, np.inf, "values from inf to inf; allowed: floats"),
     ],
 )
 def test_gray_of_no_known_white_is_refused(tmp_path, dtype, values, words):
@@ -406,7 +406,7 @@ def test_a_path_must_be_given():
         datasets.load("folder")
     with pytest.raises(ValueError, match="path=''; allowed: a folder or zip of class folders"):
         datasets.load("folder", path="")  # which would be the working folder
-    with pytest.raises(TypeError, match="path=3 is of type int; allowed: a folder or zip"):
+    with pytest.raises(ValueError, match="path=3; allowed: a folder or zip"):
         datasets.load("folder", path=3)
     with pytest.raises(ValueError, match="option 'size' .* is unknown; .*allowed: path, image_size, channels"):
         datasets.load("folder", size=84)
@@ -640,7 +640,7 @@ def test_emnist_parts_whose_images_and_labels_do_not_match_are_refused(tmp_path)
     for part, count in (("train", 46), ("test", 48)):  # together as many as there are labels
         images = bytes((0, 0, 8, 3)) + np.array([count, 28, 28], ">u4").tobytes() + bytes(count * 784)
         (folder / f"emnist-balanced-{part}-images-idx3-ubyte").write_bytes(images)
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte holds images \[46, 28, 28\] and .* 47 labels"):
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte holds images \[46, 28, 28\] for 47 labels"):
         datasets.load("emnist", tmp_path)
 
 

@@ -8,20 +8,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import (  # noqa: F401 (importing them registers them)
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageOps
 
+Image.init()  # fills Image.OPEN: format -> (what opens it, what knows its first bytes)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # none that starts another program, as EPS does
-ORIENTATION = 0x0112  # of EXIF
 
 
 def open_image(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
@@ -35,28 +25,22 @@ def open_image(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Imag
         ValueError: no such image, or more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
         Exception: of a dozen types, from Pillow, for damaged bytes.
     """
-    format_name = next((name for name in formats if Image.OPEN[name][1](content[:16]) is True), None)
-    if format_name is None:
+    opener = next((Image.OPEN[name][0] for name in formats if Image.OPEN[name][1](content[:16]) is True), None)
+    if opener is None:
         raise ValueError(f"no image of the formats {', '.join(formats)}")
-    image = Image.OPEN[format_name][0](io.BytesIO(content), "")
-    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-    if limit is not None and pixels > limit:
+    image, limit = opener(io.BytesIO(content), ""), Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
         raise ValueError(f"{image.width} x {image.height} pixels; allowed: {limit} in all")
-    if format_name == "PNG":
+    if image.format == "PNG":
         image.verify()  # its checksums, which decoding passes over; closes the image
-        image = PngImagePlugin.PngImageFile(io.BytesIO(content), "")
-        _correct_transparent_color(image, depth=content[24])
+        image = opener(io.BytesIO(content), "")
+        depth, key = content[24], image.info.get("transparency")
+        if image.mode == "L" and key is not None:  # Pillow scales gray of 2 or 4 bits to 8, but not this
+            image.info["transparency"] = key * 255 // (2**depth - 1)
+        if image.mode == "RGB" and key is not None and depth == 16:  # nor this from 16 to 8
+            raise ValueError("a transparent color of 16 bits per channel; allowed: 8 bits, or an alpha channel")
     image.load()
     return image
-
-
-def _correct_transparent_color(image: Image.Image, depth: int) -> None:
-    """Pillow scales gray of 2 or 4 bits to 8, and colors of 16, but not the color that stands for transparency."""
-    color = image.info.get("transparency")
-    if color is not None and image.mode == "L":
-        image.info["transparency"] = color * 255 // (2**depth - 1)
-    if color is not None and image.mode == "RGB" and depth == 16:
-        raise ValueError("a transparent color of 16 bits per channel; allowed: 8 bits, or an alpha channel")
 
 
 def on_white(image: Image.Image, mode: str) -> Image.Image:
@@ -80,10 +64,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Gray of 16 bits or floats, which Pillow would clip, as "L", or as "LA" if one value stands for transparency."""
     values = np.asarray(image)  # [height, width], uint16, int32 or float32
     low, high, white = values.min(), values.max(), 1 if image.mode == "F" else 65535
-    if not (low >= 0 and high <= white):  # NaN, too
-        raise ValueError(f"values from {low:g} to {high:g}; allowed: 0 to {white}, which is white")
-    if image.mode == "I" and 0 < high <= 255:
-        raise ValueError(f"integers of 32 bits up to {high}: 8 or 16 bits of gray? allowed: images that say which")
+    if not (low >= 0 and high <= white) or (image.mode == "I" and 0 < high <= 255):  # NaN; 8 bits or 16?
+        allowed = "floats from 0 to 1, or integers from 0 to 65535 (of 32 bits: some above 255)"
+        raise ValueError(f"values from {low:g} to {high:g}; allowed: {allowed}")
     gray = Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))
     if "transparency" in image.info:
         gray.putalpha(Image.fromarray((values != image.info["transparency"]).astype(np.uint8) * 255))
@@ -105,10 +88,8 @@ def pixels(content: bytes, image_size: int, channels: int) -> np.ndarray:
         Exception: as `open_image`.
     """
     image = open_image(content)
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     image = on_white(image, "RGB" if channels == 3 else "L")
     if image.size != (image_size, image_size):  # in one step: a long, narrow image never becomes a large one
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)  # averages when it shrinks
-    pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return np.asarray(image).reshape(image_size, image_size, channels).transpose(2, 0, 1)

@@ -15,8 +15,8 @@ import socket
 import tarfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -28,12 +28,11 @@ import platformdirs
 PROBE_SECONDS, STALL_SECONDS = 3, 60  # for the first answer; without a byte, once the download runs
 LARGEST_FILE = 200 * 2**20  # bytes of a file of a folder or archive, or of a tar archive, unpacked
 MOST_MEMBERS = 100  # of a tar archive
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks the others without a limit
 UNUSABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in names: lines, and bytes that are not UTF-8
 HIDDEN = (".", "__MACOSX")  # beginnings of the names of files and folders that are passed over
 
 Files = TypeVar("Files")
-Readers = list[tuple[str, Callable[[], bytes]]]  # path within the source, with "/"; what reads the file
+Readers = dict[str, Callable[[], bytes]]  # path within the source, with "/" -> what reads the file
 
 
 # --- folders ---
@@ -60,14 +59,11 @@ def find_path(path: str | os.PathLike | None, root: str | os.PathLike | None) ->
     """A user's own folder or zip: as written, a relative path also below the folder of the data.
 
     Raises:
-        TypeError: ``path`` is no path.
-        ValueError: ``path`` is None or empty.
+        ValueError: ``path`` is None, empty or no path.
         FileNotFoundError: it is in neither place; the message names both.
     """
-    if path is None or path == "":  # which would be the working folder
+    if not isinstance(path, str | os.PathLike) or path == "":  # which would be the working folder
         raise ValueError(f"path={path!r}; allowed: a folder or zip of class folders")
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path={path!r} is of type {type(path).__name__}; allowed: a folder or zip of class folders")
     path = Path(path).expanduser()
     candidates = list(dict.fromkeys([path.absolute(), (data_folder(root) / path).absolute()]))
     for candidate in candidates:
@@ -141,8 +137,8 @@ def download(address: str, checksums: Mapping[str, str], folder: Path) -> str:
                     download_url(f"{address}/{name}", str(folder), filename=part.name)
                     if not check_integrity(str(part), md5):
                         start = part.read_bytes()[:64].lstrip().lower()
-                        page = start.startswith((b"<!doctype", b"<html"))
-                        kind = "a web page" if page else "a file of other content"
+                        page = b"<!doctype", b"<html"
+                        kind = "a web page" if start.startswith(page) else "a file of other content"
                         raise RuntimeError(f"{name} is {kind}, its md5 is not {md5}")
                     os.replace(part, folder / name)
                 finally:
@@ -216,63 +212,47 @@ def opened(source: Path, suffixes: set[str]) -> Iterator[Readers]:
     Raises:
         ValueError: not a zip, a file in it twice, or a path that leads out of it or cannot be written as text.
     """
-    if source.is_dir():
-        paths = [path for path in walk(source) if path.suffix.lower() in suffixes]
-        files = {path.relative_to(source).as_posix(): partial(_read, path) for path in paths}
-        _check_names(source, files)
-        yield list(files.items())
-        return
-    with readable(source, "zip"):
-        archive = zipfile.ZipFile(source)
-    with archive:
-        files = {}
-        for entry in archive.infolist():
-            name = _name(entry)
-            path = PurePosixPath(name)  # a//b and a/./b are a/b
-            if path.is_absolute() or ".." in path.parts or "\\" in name:
-                raise ValueError(f"{source} holds {name!r}, a path that leads out of it: it is not read")
-            hidden = any(part.startswith(HIDDEN) for part in path.parts)
-            if "\0" in name or not (entry.is_dir() or hidden or path.suffix.lower() not in suffixes):
-                if str(path) in files:
-                    raise ValueError(f"{source} holds {str(path)!r} more than once; allowed: each file once")
-                files[str(path)] = partial(_unpack, archive, entry)
-            else:  # its name stands beside its content once more: a damaged one must not hide an image
-                with readable(source, "zip"), suppress(RuntimeError):  # encrypted, or packed by an unknown method
-                    archive.open(entry).close()
-        _check_names(source, files)
-        yield list(files.items())
+    with ExitStack() as stack:
+        if source.is_dir():
+            paths = [path for path in walk(source) if path.suffix.lower() in suffixes]
+            files = {path.relative_to(source).as_posix(): partial(unpacked, path) for path in paths}
+        else:
+            with readable(source, "zip"):
+                archive = stack.enter_context(zipfile.ZipFile(source))
+            files = _entries(source, archive, suffixes)
+        for wrong in filter(UNUSABLE.search, files):
+            raise ValueError(f"{source} holds {wrong!r}; allowed: names in UTF-8 without control characters")
+        yield files
 
 
-def _name(entry: zipfile.ZipInfo) -> str:
-    """The whole name; where it is not marked as UTF-8 it still is, if it can be (macOS), else cp437."""
-    if not entry.flag_bits & 0x800:
-        with suppress(UnicodeError):
-            return entry.orig_filename.encode("cp437").decode("utf-8")
-    return entry.orig_filename
-
-
-def _check_names(source: Path, names: Iterable[str]) -> None:
-    wrong = next(filter(UNUSABLE.search, names), None)
-    if wrong is not None:
-        raise ValueError(f"{source} holds {wrong!r}; allowed: names in UTF-8 without control characters")
-
-
-def _read(path: Path) -> bytes:
-    _check_size(path.stat().st_size)
-    return path.read_bytes()
+def _entries(source: Path, archive: zipfile.ZipFile, suffixes: set[str]) -> Readers:
+    files = {}
+    for entry in archive.infolist():
+        name = entry.orig_filename  # the whole name, also after a zero byte
+        if not entry.flag_bits & 0x800:  # not marked as UTF-8, but it often is (macOS); else cp437
+            with suppress(UnicodeError):
+                name = name.encode("cp437").decode("utf-8")
+        path = PurePosixPath(name)  # a//b and a/./b are a/b
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise ValueError(f"{source} holds {name!r}, a path that leads out of it: it is not read")
+        hidden = any(part.startswith(HIDDEN) for part in path.parts)
+        if "\0" in name or not (entry.is_dir() or hidden or path.suffix.lower() not in suffixes):
+            if str(path) in files:
+                raise ValueError(f"{source} holds {str(path)!r} more than once; allowed: each file once")
+            files[str(path)] = partial(_unpack, archive, entry)
+        else:  # its name stands beside its content once more: a damaged one must not hide an image
+            with readable(source, "zip"), suppress(RuntimeError):  # encrypted, or packed by an unknown method
+                archive.open(entry).close()
+    return files
 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    _check_size(entry.file_size)
-    if entry.compress_type not in METHODS:
+    if entry.file_size > LARGEST_FILE:
+        raise ValueError(f"{entry.file_size} bytes unpacked; allowed: {LARGEST_FILE}")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # Python unpacks others without a limit
         raise ValueError(f"packed by method {entry.compress_type}; allowed: stored or deflated")
     with archive.open(entry) as file:
-        return file.read(entry.file_size)  # with a size: without one, all that is packed would be unpacked
-
-
-def _check_size(size: int) -> None:
-    if size > LARGEST_FILE:
-        raise ValueError(f"{size} bytes unpacked; allowed: {LARGEST_FILE}")
+        return file.read(entry.file_size)  # without a size, all that is packed would be unpacked
 
 
 def read_tar(path: Path, folder: str, names: list[str]) -> dict[str, memoryview]:
@@ -281,36 +261,33 @@ def read_tar(path: Path, folder: str, names: list[str]) -> dict[str, memoryview]
     Raises:
         ValueError: not such an archive, or a file is missing, there twice or larger than allowed.
     """
-    contents = {}
-    file = unpacked(path, LARGEST_FILE)
-    with readable(path, "archive"), tarfile.open(fileobj=file, mode="r:") as archive:
-        members = list(islice(archive, MOST_MEMBERS))
+    contents, unzipped = {}, unpacked(path)
+    with readable(path, "archive"), tarfile.open(fileobj=io.BytesIO(unzipped), mode="r:") as archive:
+        members = [member for member in islice(archive, MOST_MEMBERS) if member.isfile() and not member.issparse()]
     for member in members:
         name = member.name.removeprefix("./").removeprefix(folder + "/")
-        if name in names and member.isfile() and not member.issparse():
-            if name in contents:
-                raise ValueError(f"{path} holds {name} more than once; allowed: each file once")
-            contents[name] = file.getbuffer()[member.offset_data : member.offset_data + member.size]
+        if name in contents:
+            raise ValueError(f"{path} holds {name} more than once; allowed: each file once")
+        contents[name] = memoryview(unzipped)[member.offset_data : member.offset_data + member.size]
     missing = [name for name in names if name not in contents]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     return {name: contents[name] for name in names}
 
 
-def unpacked(path: Path, most: int) -> io.BytesIO:
+def unpacked(path: Path, most: int = LARGEST_FILE) -> bytes:
     """Content of a file of at most ``most`` bytes; one that ends in .gz is unpacked, to its end, where its checksum is.
 
     Raises:
         ValueError: a damaged file, or more bytes.
     """
-    content = io.BytesIO()
-    with readable(path, "archive"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+    packed, content = path.suffix == ".gz", io.BytesIO()
+    with readable(path, "archive" if packed else "file"), (gzip.open if packed else open)(path, "rb") as file:
         while content.tell() <= most and content.write(file.read(2**20)):
             pass
     if content.tell() > most:
-        raise ValueError(f"{path} holds more than {most} bytes; allowed: the official file's size at most")
-    content.seek(0)
-    return content
+        raise ValueError(f"{path} holds more than {most} bytes; allowed: {most}, as in the official file")
+    return content.getvalue()
 
 
 @contextmanager
@@ -322,8 +299,6 @@ def readable(path: Path, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError:
-        raise
     except Exception as error:  # zipfile, tarfile and gzip raise a dozen types for damaged bytes
         message = f"{path} is not a readable {kind} ({in_one_line(error)}); replace it by a new copy"
         raise ValueError(message) from error

@@ -20,7 +20,6 @@ VERSION = 1  # raise when the same files give other pixels
 NAMES = (
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"  # of the 47 labels; the other small letters look like capitals
 )
-SIDE = 28
 LARGEST_PART = 112_800  # images of the official training file
 FOLDERS = ("EMNIST/raw", "emnist/EMNIST/raw", "emnist")
 FILES = [
@@ -72,9 +71,9 @@ def _download(base: Path) -> str:
 def _idx(path: Path, dimensions: int) -> np.ndarray:
     """An idx file of bytes: a magic number 0, 0, 8, dimensions, then big-endian sizes, then the bytes."""
     header = 4 + 4 * dimensions
-    content = _sources.unpacked(path, header + LARGEST_PART * (SIDE**2 if dimensions == 3 else 1)).getbuffer()
+    content = _sources.unpacked(path, header + LARGEST_PART * (784 if dimensions == 3 else 1))
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
-        raise ValueError(f"{path} is no idx file of {dimensions} dimensions: it begins with {bytes(content[:4])!r}")
+        raise ValueError(f"{path} is no idx file of {dimensions} dimensions: it begins with {content[:4]!r}")
     sizes = np.frombuffer(content, ">u4", dimensions, 4).tolist()
     data = np.frombuffer(content, np.uint8, offset=header)
     if len(data) != math.prod(sizes):
@@ -83,20 +82,15 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _build(paths: list[Path]) -> ImageClasses:
-    parts = []
-    for images_path, labels_path in (paths[:2], paths[2:]):
-        images, labels = _idx(images_path, 3), _idx(labels_path, 1)
-        if images.shape != (len(labels), SIDE, SIDE) or labels.max(initial=len(NAMES) * (len(labels) == 0)) >= len(
-            NAMES
-        ):
+    parts = [(_idx(images, 3), _idx(labels, 1)) for images, labels in (paths[:2], paths[2:])]
+    for path, (images, labels) in zip(paths[::2], parts, strict=True):
+        if images.shape != (len(labels), 28, 28) or labels.max(initial=0) >= len(NAMES) or not len(labels):
             raise ValueError(
-                f"{images_path} holds images {list(images.shape)} and {labels_path.name} {len(labels)} labels up to "
-                f"{labels.max(initial=0)}; allowed: images of 28 x 28, and one label below {len(NAMES)} for each"
+                f"{path} holds images {list(images.shape)} for {len(labels)} labels up to {labels.max(initial=0)}; "
+                f"allowed: images of 28 x 28, and one label below {len(NAMES)} for each"
             )
-        parts.append((images, labels))
-    images = np.concatenate([images for images, _ in parts])
-    labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
-    held_out = np.arange(len(labels)) >= len(parts[0][1])
+    images, labels = (np.concatenate(both) for both in zip(*parts, strict=True))
+    labels, held_out = labels.astype(np.int64), np.arange(len(labels)) >= len(parts[0][1])
     order = np.argsort(labels, kind="stable")
     upright = images[order].transpose(0, 2, 1)  # the files hold them mirrored and turned
     return ImageClasses(

@@ -21,7 +21,6 @@ from ncbook.datasets._cache import cache_key, cached
 VERSION = 3  # raise when the same files give other pixels, or other samples are held out
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 BROKEN = ("refuse", "skip")
-THREADS = min(8, os.cpu_count() or 1)  # each holds one image of at most Pillow's limit of pixels
 
 
 def load(
@@ -91,8 +90,8 @@ def build(
         ValueError: as `load`.
     """
     held_out_folder = held_out if isinstance(held_out, str) else None
-    with _sources.opened(source, SUFFIXES) as files, ThreadPoolExecutor(THREADS) as pool:
-        readers = dict(files)
+    # At most 8 threads: each holds an image of up to Pillow's limit of pixels.
+    with _sources.opened(source, SUFFIXES) as readers, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         paths = _classes(source, list(readers), held_out_folder).paths
         images = _pixels.empty((len(paths), channels, image_size, image_size))
         rows = images.numpy()

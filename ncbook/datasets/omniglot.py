@@ -127,9 +127,8 @@ def _build(
     """Read, check and scale down all drawings; ``expected`` takes the place of PARTS."""
     bits: dict[str, list[bytes]] = {}  # by class: its drawings, packed
     for source, (part, numbers) in zip(sources, (expected or PARTS).items(), strict=True):
-        with _drawings(source, part) as files:
-            readers = dict(files)
-            for character, names in _check_names([name for name, _ in files], numbers, drawings, source).items():
+        with _drawings(source, part) as readers:
+            for character, names in _check_names(list(readers), numbers, drawings, source).items():
                 if character in bits:
                     raise ValueError(f"{source}: the class {character} is in another part of Omniglot, too")
                 bits[character] = [_read_drawing(readers[name], name, source) for name in names]
@@ -149,8 +148,7 @@ def _drawings(source: Path, part: str) -> Iterator[_sources.Readers]:
     """Names of the PNG files, from ``part/`` on, sorted, and what reads them."""
     folder = f"{part}/" if source.is_dir() else ""  # a zip has it in its names
     with _sources.opened(source, {".png"}) as files:
-        files = [(folder + name, read) for name, read in files]
-        yield sorted((file for file in files if file[0].startswith(f"{part}/")), key=lambda file: file[0])
+        yield {folder + name: files[name] for name in sorted(files) if (folder + name).startswith(f"{part}/")}
 
 
 def _check_names(names: list[str], numbers: range, drawings: int, source: Path) -> dict[str, list[str]]:
