@@ -223,6 +223,31 @@ def test_gray_of_no_known_white_is_refused(tmp_path, dtype, values, words):
         center(tmp_path, gray_of(values, dtype, "TIFF"), "tif")
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_images_are_turned_as_exif_says(tmp_path, file_format):
+    upper = np.zeros((20, 20), np.uint8)
+    upper[:10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise: what is above comes to the right
+    write(tmp_path / "p", {"a/0.png": saved(Image.fromarray(upper), file_format, exif=exif), "b/0.png": png(0)})
+    found = datasets.load("folder", tmp_path, path="p", image_size=20).images[0, 0]
+    assert (found[:, 12:] > 240).all() and (found[:, :8] < 15).all()
+
+
+def test_files_of_an_archive_are_bounded(tmp_path, monkeypatch):
+    zipped(tmp_path / "z.zip", [("a/0.png", png(0)), ("b/0.png", png(0))])
+    write(tmp_path / "p", {"a/0.png": png(0), "b/0.png": png(0)})
+    with zipfile.ZipFile(tmp_path / "bz.zip", "w", zipfile.ZIP_BZIP2) as archive:  # unpacked without a limit
+        archive.writestr("a/0.png", png(0))
+        archive.writestr("b/0.png", png(0))
+    with pytest.raises(ValueError, match=r"a/0\.png \(packed by method 12; allowed: stored or deflated"):
+        datasets.load("folder", tmp_path, path="bz.zip")
+    size = len(png(0))
+    monkeypatch.setattr(_sources, "LARGEST_FILE", size - 1)
+    with pytest.raises(ValueError, match=rf"a/0\.png \({size} bytes unpacked; allowed: {size - 1}"):
+        datasets.load("folder", tmp_path, path="z.zip")
+
+
 def transparent_images():
     """Images that are transparent everywhere, and of a dark color under it."""
     for mode, color in [("RGBA", (9, 9, 9, 0)), ("LA", (9, 0))]:

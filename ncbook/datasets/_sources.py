@@ -28,6 +28,7 @@ import platformdirs
 PROBE_SECONDS, STALL_SECONDS = 3, 60  # for the first answer; without a byte, once the download runs
 LARGEST_FILE = 200 * 2**20  # bytes of a file of a folder or archive, or of a tar archive, unpacked
 MOST_MEMBERS = 100  # of a tar archive
+LONGEST = 120  # characters of a name or message within a message: a damaged zip has names of 60,000
 UNUSABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in names: lines, and bytes that are not UTF-8
 HIDDEN = (".", "__MACOSX")  # beginnings of the names of files and folders that are passed over
 
@@ -221,7 +222,7 @@ def opened(source: Path, suffixes: set[str]) -> Iterator[Readers]:
                 archive = stack.enter_context(zipfile.ZipFile(source))
             files = _entries(source, archive, suffixes)
         for wrong in filter(UNUSABLE.search, files):
-            raise ValueError(f"{source} holds {wrong!r}; allowed: names in UTF-8 without control characters")
+            raise ValueError(f"{source} holds {wrong[:LONGEST]!r}; allowed: names in UTF-8 without control characters")
         yield files
 
 
@@ -234,11 +235,11 @@ def _entries(source: Path, archive: zipfile.ZipFile, suffixes: set[str]) -> Read
                 name = name.encode("cp437").decode("utf-8")
         path = PurePosixPath(name)  # a//b and a/./b are a/b
         if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise ValueError(f"{source} holds {name!r}, a path that leads out of it: it is not read")
+            raise ValueError(f"{source} holds {name[:LONGEST]!r}, a path that leads out of it: it is not read")
         hidden = any(part.startswith(HIDDEN) for part in path.parts)
         if "\0" in name or not (entry.is_dir() or hidden or path.suffix.lower() not in suffixes):
             if str(path) in files:
-                raise ValueError(f"{source} holds {str(path)!r} more than once; allowed: each file once")
+                raise ValueError(f"{source} holds {str(path)[:LONGEST]!r} more than once; allowed: each file once")
             files[str(path)] = partial(_unpack, archive, entry)
         else:  # its name stands beside its content once more: a damaged one must not hide an image
             with readable(source, "zip"), suppress(RuntimeError):  # encrypted, or packed by an unknown method
@@ -305,5 +306,5 @@ def readable(path: Path, kind: str) -> Iterator[None]:
 
 
 def in_one_line(error: Exception) -> str:
-    """What an error says, or its type if that is nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, not too much of it; its type if that is nothing."""
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__

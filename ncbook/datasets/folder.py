@@ -101,7 +101,7 @@ def build(
             try:
                 rows[i] = _decode.pixels(readers[paths[i]](), image_size, channels)
             except Exception as error:  # Pillow and zipfile raise a dozen types for damaged bytes
-                return f"{paths[i]} ({_sources.in_one_line(error)})"
+                return f"{paths[i][: _sources.LONGEST]} ({_sources.in_one_line(error)})"
 
         failures = list(pool.map(decode, range(len(paths))))  # Pillow decodes without Python's lock
     messages = [message for message in failures if message is not None]
