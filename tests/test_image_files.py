@@ -665,7 +665,7 @@ def test_emnist_parts_whose_images_and_labels_do_not_match_are_refused(tmp_path)
     for part, count in (("train", 46), ("test", 48)):  # together as many as there are labels
         images = bytes((0, 0, 8, 3)) + np.array([count, 28, 28], ">u4").tobytes() + bytes(count * 784)
         (folder / f"emnist-balanced-{part}-images-idx3-ubyte").write_bytes(images)
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte holds images \[46, 28, 28\] for 47 labels"):
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte holds images \[46, 28, 28\] and .* 47 labels"):
         datasets.load("emnist", tmp_path)
 
 

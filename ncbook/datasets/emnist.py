@@ -83,11 +83,11 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
 
 def _build(paths: list[Path]) -> ImageClasses:
     parts = [(_idx(images, 3), _idx(labels, 1)) for images, labels in (paths[:2], paths[2:])]
-    for path, (images, labels) in zip(paths[::2], parts, strict=True):
+    for path, labels_path, (images, labels) in zip(paths[::2], paths[1::2], parts, strict=True):
         if images.shape != (len(labels), 28, 28) or labels.max(initial=0) >= len(NAMES) or not len(labels):
             raise ValueError(
-                f"{path} holds images {list(images.shape)} for {len(labels)} labels up to {labels.max(initial=0)}; "
-                f"allowed: images of 28 x 28, and one label below {len(NAMES)} for each"
+                f"{path} holds images {list(images.shape)} and {labels_path.name} {len(labels)} labels up to "
+                f"{labels.max(initial=0)}; allowed: images of 28 x 28, and one label below {len(NAMES)} for each"
             )
     images, labels = (np.concatenate(both) for both in zip(*parts, strict=True))
     labels, held_out = labels.astype(np.int64), np.arange(len(labels)) >= len(parts[0][1])
