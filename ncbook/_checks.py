@@ -10,7 +10,7 @@ import contextlib
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
     return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + (", ".join(allowed) or "none")
 
 
-def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
-    """Accept one of a few names.
+def check_choice(name: str, value: object, allowed: Iterable[str], known_as: Mapping[str, str] | None = None) -> str:
+    """Accept one of a few names; ``known_as`` says what else people write, and what it is called here.
 
     Example:
         >>> check_choice("head", "rigde", ["ridge", "ncc"])
@@ -39,7 +39,8 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
     """
     allowed = list(allowed)
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; {nearest(value, allowed)}")
+        other_name = (known_as or {}).get(str(value).lower().replace("-", "").replace("_", ""))
+        raise ValueError(f"{name}={value!r} is unknown; {other_name or nearest(value, allowed)}")
     return value
 
 

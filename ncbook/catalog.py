@@ -7,8 +7,8 @@ their code by it. A new data set, backbone or objective is one file and one line
 from typing import NamedTuple
 
 __all__ = [
-    "AUGMENTATIONS", "BACKBONES", "Backbone", "DATASETS", "DataSet", "EPISODES", "GENERATED_AT_LEAST", "MOST_NOVEL",
-    "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS", "PRECISIONS", "PROTOCOLS", "ROWS", "SCHEDULES", "SPLITS",
+    "AUGMENTATIONS", "BACKBONES", "Backbone", "DATASETS", "DataSet", "EPISODES", "GENERATED_AT_LEAST", "KNOWN_AS",
+    "MOST_NOVEL", "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS", "PRECISIONS", "PROTOCOLS", "ROWS", "SCHEDULES", "SPLITS",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
@@ -43,6 +43,7 @@ DATASETS = {
     "fc100": DataSet("cifar:load_fc100", steps=4_000, classes=100, official=(60, 20)),
     "folder": DataSet("folder:load", steps=1_000, classes=None, options=("path", "image_size")),
 }
+KNOWN_AS = {"cifar100": "allowed: 'cifar_fs' and 'fc100', which are CIFAR-100 with published lists of classes"}
 PROTOCOLS = {  # of Omniglot: classes, and numbers of source and novel classes in the published lists
     "lake": (1_623, None),
     "vinyals": (6_492, (4_112, 1_692)),

@@ -159,7 +159,7 @@ def _checked(e: Experiment) -> dict[str, object]:
         ("augmentation", catalog.AUGMENTATIONS),
         ("precision", catalog.PRECISIONS),
     ):
-        check_choice(name, getattr(e, name), allowed)
+        check_choice(name, getattr(e, name), allowed, catalog.KNOWN_AS)
     _refuse_others(e, "dataset", {name: entry.options for name, entry in catalog.DATASETS.items()})
     _refuse_others(e, "objective", {name: parameters for name, (_, parameters) in catalog.OBJECTIVES.items()})
     _refuse_others(e, "optimizer", catalog.OPTIMIZERS)

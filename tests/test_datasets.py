@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ncbook
 from ncbook import catalog, datasets
 from ncbook.datasets import _cache, omniglot
 
@@ -62,6 +63,19 @@ def test_unknown_name_is_refused_with_the_nearest():
         datasets.load("omniglott")
     with pytest.raises(ValueError, match="name=3 is unknown; allowed: strokes"):
         datasets.load(3)
+
+
+@pytest.mark.parametrize("name", ["cifar100", "CIFAR-100"])
+def test_cifar100_leads_to_its_two_splits(name):
+    with pytest.raises(ValueError, match=f"name='{name}' is unknown; allowed: 'cifar_fs' and 'fc100', which"):
+        datasets.load(name)
+    with pytest.raises(ncbook.ParameterError, match="dataset=.* is unknown; allowed: 'cifar_fs' and 'fc100'"):
+        ncbook.Experiment(dataset=name)
+
+
+def test_the_room_shows_its_public_names_and_no_others():
+    datasets.load("strokes", n_classes=2)  # imports modules into the room
+    assert dir(datasets) == sorted(datasets.__all__)
 
 
 def test_unknown_option_is_refused_with_the_nearest():
@@ -156,14 +170,14 @@ def test_official_lists_are_used():
     message = "n_source=21, n_novel=15 and n_validation=None .* 20 official source, 15 official novel, 3 official val"
     with pytest.raises(ValueError, match=message):
         datasets.split(images, n_source=21, n_novel=15)
-    with pytest.raises(ValueError, match="n_novel=16"):
+    with pytest.raises(ValueError, match=r"n_novel=16.* \(n_novel=None: what is to spare\)$"):
         datasets.split(images, n_source=5, n_novel=16)
 
 
 @pytest.mark.parametrize(
     ("numbers", "error", "message"),
     [
-        ({"n_source": 30, "n_novel": 11}, ValueError, "n_source=30, n_novel=11 and n_validation=None .*has 40 classes"),
+        ({"n_source": 30, "n_novel": 11}, ValueError, "n_source=30, n_novel=11 and .*has 40 classes .n_novel=None: wh"),
         ({"n_source": 1, "n_novel": 5}, ValueError, "n_source=1; allowed: a whole number of at least 2"),
         ({"n_source": 5, "n_novel": -1}, ValueError, "n_novel=-1; allowed: a whole number of at least 0"),
         ({"n_source": 5.0, "n_novel": 5}, TypeError, "n_source=5.0 is of type float; allowed: a whole number"),
@@ -240,7 +254,7 @@ def test_check_names_the_class_with_too_few_samples():
             [(1, 2), (3, 2)],
             "^source_train: the class 'c0' has 1 sample; allowed: at least 2 samples per class, because",
         ),
-        ([(2, 2), (3, 1)], "^source_test: the class 'c1' has 1 sample;"),
+        ([(2, 2), (3, 1)], "^source_test: the class 'c1' has 1 sample; .* at least 4 per source class if samples are"),
         ([(2, 2), (3, 0)], "^source_test: the class 'c1' has 0 samples;"),
         ([(0, 2), (0, 2)], r"^source_train: the class 'c.' has 0 samples \(2 classes have fewer than 2\);"),
     ]:
@@ -529,8 +543,19 @@ def test_omniglot_drawing_twice_in_a_zip_is_refused(tmp_path, small):
     path = tmp_path / "omniglot-py/images_background.zip"
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(FIRST, drawing(1, 1))
-    with pytest.raises(ValueError, match="drawing 01 is one too many"):
+    with pytest.raises(ValueError, match="images_background.zip holds '.*/0001_01.png' more than once; allowed"):
         datasets.load("omniglot", tmp_path)
+
+
+def test_omniglot_on_transparent_paper_is_read_like_on_white(tmp_path, small):
+    files = small_files()
+    put(tmp_path / "a" / "omniglot-py", files)
+    for name, content in files.items():
+        file, paper = io.BytesIO(), Image.open(io.BytesIO(content)).convert("L")
+        Image.merge("LA", [Image.new("L", paper.size), paper.point(lambda v: 255 - v)]).save(file, "PNG")
+        files[name] = file.getvalue()
+    put(tmp_path / "b" / "omniglot-py", files)
+    assert same(datasets.load("omniglot", tmp_path / "a"), datasets.load("omniglot", tmp_path / "b"))
 
 
 def test_omniglot_class_in_both_parts_is_refused(tmp_path, small):

@@ -10,6 +10,7 @@ import tarfile
 import time
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,6 +102,266 @@ def test_a_zip_cannot_lead_out_of_itself(tmp_path):
             datasets.load("folder", tmp_path, path="z.zip")
 
 
+def zipped(path, files):
+    """A zip of (name or ZipInfo, content)."""
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, content in files:
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("other", ["a//0.png", "a/./0.png", "./a/0.png", "a/0.png"])
+def test_a_zip_that_holds_a_file_twice_is_refused(tmp_path, other):
+    zipped(tmp_path / "z.zip", [("a/0.png", png(0)), (other, png(9)), ("b/0.png", png(0))])
+    with pytest.raises(ValueError, match=r"z\.zip holds 'a/0\.png' more than once; allowed: each file once"):
+        datasets.load("folder", tmp_path, path="z.zip")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    write(tmp_path / "p", {"a/0.png": png(0), "b/0.png": png(0), os.fsdecode(b"\xe9/0.png"): png(0)})
+    write(tmp_path / "q", {"a/0.png": png(0), "b/0.png": png(0), "c\nd/0.png": png(0)})
+    zipped(tmp_path / "nul.zip", [("a/0.png", png(0)), ("b/0.png", png(0)), ("c/0.png@.txt", png(0))])
+    named = (tmp_path / "nul.zip").read_bytes().replace(b"0.png@", b"0.png\0")
+    (tmp_path / "nul.zip").write_bytes(named)
+    zipped(tmp_path / "bad.zip", [("a/0.png", png(0)), ("\u00e9/0.png", png(0))])
+    (tmp_path / "bad.zip").write_bytes((tmp_path / "bad.zip").read_bytes().replace("\u00e9".encode(), b"\xe9\xe9"))
+    for name, words in [
+        ("p", r"p holds '\\udce9/0\.png'; allowed: names in UTF-8 without control characters"),
+        ("q", r"q holds 'c\\nd/0\.png'; allowed"),
+        ("nul.zip", r"nul\.zip holds 'c/0\.png\\x00\.txt'; allowed"),
+        ("bad.zip", r"bad\.zip is not a readable zip \('utf-8' codec"),
+    ]:
+        with pytest.raises(ValueError, match=words) as error:
+            datasets.load("folder", tmp_path, path=name)
+        assert len(str(error.value).splitlines()) == 1
+    write(tmp_path / "p", {os.fsdecode(b"a/notes\xe9.txt"): b""})
+    (tmp_path / os.fsdecode(b"p/\xe9/0.png")).unlink()
+    assert datasets.load("folder", tmp_path, path="p").class_names == ["a", "b"]  # other files may have any name
+
+
+def test_a_zip_whose_names_are_utf8_without_saying_so(tmp_path):
+    zipped(tmp_path / "z.zip", [("\u00e9/0.png", png(0)), ("b/0.png", png(0))])
+    content = bytearray((tmp_path / "z.zip").read_bytes())
+    for mark, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):
+        content[content.index(mark) + place] &= ~0x08
+    (tmp_path / "z.zip").write_bytes(content)
+    assert datasets.load("folder", tmp_path, path="z.zip").class_names == ["b", "\u00e9"]
+
+
+def test_a_damaged_name_does_not_hide_an_image(tmp_path):
+    zipped(tmp_path / "z.zip", [(f"{c}/{i}.png", png(0)) for c in "ab" for i in range(3)])
+    content = (tmp_path / "z.zip").read_bytes()
+    place = content.rindex(b"b/1.png") + 4
+    for byte in (b"q", b"."):  # b/1.qng in the directory at the end
+        (tmp_path / "z.zip").write_bytes(content[:place] + byte + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"z\.zip is not a readable zip \(File name in directory"):
+            datasets.load("folder", tmp_path, path="z.zip")
+
+
+def test_a_link_in_a_zip_is_no_image(tmp_path):
+    link = zipfile.ZipInfo("b/1.png")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    zipped(tmp_path / "z.zip", [("a/0.png", png(0)), ("b/0.png", png(0)), (link, "/etc/passwd")])
+    with pytest.raises(ValueError, match=r"1 of 3 images in .*z\.zip cannot be read: b/1\.png \(no image of the"):
+        datasets.load("folder", tmp_path, path="z.zip")
+
+
+def saved(image, file_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def gray_of(values, dtype, file_format, **options):
+    return saved(Image.fromarray(np.full((12, 16), values, dtype)), file_format, **options)
+
+
+def center(tmp_path, content, suffix="png", channels=3):
+    """The pixel in the middle of the image when it is read from a folder."""
+    write(tmp_path / "p", {f"a/0.{suffix}": content, "b/0.png": png(0)})
+    return datasets.load("folder", tmp_path, path="p", image_size=8, channels=channels).images[0, :, 4, 4].tolist()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("dtype", "values", "file_format", "expected"),
+    [
+        (np.uint16, 0, "PNG", 0),
+        (np.uint16, 256, "PNG", 1),
+        (np.uint16, 32768, "PNG", 128),
+        (np.uint16, 32768, "TIFF", 128),
+        (np.uint16, 65535, "TIFF", 255),
+        (np.int32, 40000, "TIFF", 156),
+        (np.int32, 40000, "PPM", 156),
+        (np.float32, 0.5, "TIFF", 128),
+        (np.float32, 1.0, "TIFF", 255),
+        (np.uint8, 77, "TIFF", 77),
+    ],
+)
+def test_gray_of_16_bits_and_floats_keep_their_shades(tmp_path, channels, dtype, values, file_format, expected):
+    content = gray_of(values, dtype, file_format)
+    assert (
+        center(tmp_path, content, {"PPM": "pgm"}.get(file_format, file_format.lower()), channels)
+        == [expected] * channels
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "words"),
+    [
+        (np.int32, -1, "values from -1 to -1; allowed: .*integers from 0 to 65535"),
+        (np.int32, 70000, "values from 70000 to 70000; allowed: .*integers from 0 to 65535"),
+        (np.int32, 200, "values from 200 to 200; .*of 32 bits: some above 255"),
+        (np.float32, 200, "values from 200 to 200; allowed: floats from 0 to 1"),
+        (np.float32, np.nan, "values from nan to nan; allowed: floats"),
+        (np.float32, np.inf, "values from inf to inf; allowed: floats"),
+    ],
+)
+def test_gray_of_no_known_white_is_refused(tmp_path, dtype, values, words):
+    with pytest.raises(ValueError, match=rf"cannot be read: a/0\.tif \({words}"):
+        center(tmp_path, gray_of(values, dtype, "TIFF"), "tif")
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_images_are_turned_as_exif_says(tmp_path, file_format):
+    upper = np.zeros((20, 20), np.uint8)
+    upper[:10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise: what is above comes to the right
+    write(tmp_path / "p", {"a/0.png": saved(Image.fromarray(upper), file_format, exif=exif), "b/0.png": png(0)})
+    found = datasets.load("folder", tmp_path, path="p", image_size=20).images[0, 0]
+    assert (found[:, 12:] > 240).all() and (found[:, :8] < 15).all()
+
+
+def test_files_of_an_archive_are_bounded(tmp_path, monkeypatch):
+    zipped(tmp_path / "z.zip", [("a/0.png", png(0)), ("b/0.png", png(0))])
+    write(tmp_path / "p", {"a/0.png": png(0), "b/0.png": png(0)})
+    with zipfile.ZipFile(tmp_path / "bz.zip", "w", zipfile.ZIP_BZIP2) as archive:  # unpacked without a limit
+        archive.writestr("a/0.png", png(0))
+        archive.writestr("b/0.png", png(0))
+    with pytest.raises(ValueError, match=r"a/0\.png \(packed by method 12; allowed: stored or deflated"):
+        datasets.load("folder", tmp_path, path="bz.zip")
+    size = len(png(0))
+    monkeypatch.setattr(_sources, "LARGEST_FILE", size - 1)
+    with pytest.raises(ValueError, match=rf"a/0\.png \({size} bytes unpacked; allowed: {size - 1}"):
+        datasets.load("folder", tmp_path, path="z.zip")
+
+
+def transparent_images():
+    """Images that are transparent everywhere, and of a dark color under it."""
+    for mode, color in [("RGBA", (9, 9, 9, 0)), ("LA", (9, 0))]:
+        for file_format in ("PNG", "TIFF"):
+            yield f"{mode}-{file_format}", saved(Image.new(mode, (12, 16), color), file_format)
+    yield "RGBA-WEBP", saved(Image.new("RGBA", (12, 16), (9, 9, 9, 0)), "WEBP", lossless=True)
+    for mode, color in [("RGB", (9, 9, 9)), ("L", 9), ("I;16", 900), ("1", 0)]:
+        yield f"{mode}-key", saved(Image.new(mode, (12, 16), color), "PNG", transparency=color)
+    palette = Image.new("P", (12, 16), 1)
+    palette.putpalette([200, 0, 0, 9, 9, 9])
+    yield "P-key", saved(palette, "PNG", transparency=1)
+    yield "P-alphas", saved(palette, "PNG", transparency=bytes([255, 0]))
+    yield "P-GIF", saved(palette, "GIF", transparency=1)
+
+
+@pytest.mark.parametrize("content", [pytest.param(c, id=name) for name, c in transparent_images()])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_is_white(tmp_path, content, channels):
+    assert center(tmp_path, content, channels=channels) == [255] * channels
+
+
+def chunk(kind, content):
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def raw_png(depth, color_type, row, transparency):
+    """A PNG of 8 equal rows of 8 pixels, of depths that Pillow does not write."""
+    header = (8).to_bytes(4, "big") * 2 + bytes((depth, color_type, 0, 0, 0))
+    chunks = [(b"IHDR", header), (b"tRNS", transparency), (b"IDAT", zlib.compress((b"\0" + row) * 8)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def test_transparent_colors_of_other_depths(tmp_path):
+    two_bits = bytes([0b01011010] * 2)  # 1, 1, 2, 2, of 0 to 3
+    assert center(tmp_path, raw_png(2, 0, two_bits, b"\0\1")) == [255] * 3
+    assert center(tmp_path, raw_png(2, 0, two_bits, b"\0\2")) == [85] * 3
+    with pytest.raises(ValueError, match="a transparent color of 16 bits per channel; allowed: 8 bits"):
+        center(tmp_path, raw_png(16, 2, bytes([1, 0] * 24), bytes([1, 0] * 3)))
+
+
+def test_a_png_with_a_flipped_bit_is_refused(tmp_path):
+    """Its checksums, which Pillow reads over."""
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+    content = bytearray(saved(Image.fromarray(noise), "PNG", compress_level=0))
+    content[-40] ^= 1  # a pixel
+    with pytest.raises(ValueError, match=r"a/0\.png \(broken PNG file"):
+        center(tmp_path, bytes(content))
+
+
+def test_no_image_starts_another_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("another program was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    words = r"1 of 2 images in .*/p cannot be read: a/0\.png \(no image of the formats PNG, JPEG, BMP"
+    with pytest.raises(ValueError, match=words) as error:
+        center(tmp_path, eps)
+    assert "BytesIO" not in str(error.value)
+
+
+def test_an_image_of_too_many_pixels_is_an_error_and_warning_filters_stay(tmp_path, monkeypatch):
+    content = png(0, (40, 40))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above it, and refuses above twice as many
+    filters = list(warnings.filters)
+    with pytest.raises(ValueError, match=r"a/0\.png \(40 x 40 pixels; allowed: 1000 in all\)"):
+        center(tmp_path, content)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert center(tmp_path, content) == [0, 0, 0]
+    assert list(warnings.filters) == filters
+
+
+BOMBS = """
+import gzip, io, resource, sys, zipfile
+from pathlib import Path
+from ncbook import datasets
+root = Path(sys.argv[1])
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+datasets.load("folder", root, path="small")
+before = peak()
+for name, path in [("folder", "narrow"), ("folder", "lying.zip"), ("emnist", None), ("cifar10", None)]:
+    try:
+        datasets.load(name, root, **({"path": path} if path else {}))
+        print("loaded", name)
+    except ValueError as error:
+        print(error)
+print(int(peak() - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux's unit of the largest memory")
+def test_small_files_take_little_memory(tmp_path):
+    write(tmp_path / "small", {"a/0.png": png(0), "b/0.png": png(0)})
+    write(tmp_path / "narrow", {"a/0.png": png(0, (1, 60_000)), "b/0.png": png(0)})
+    zeros = gzip.compress(bytes(2**26)) * 12  # 800 MB in 12 members
+    write_emnist(tmp_path / "EMNIST" / "raw", packed=True)
+    (tmp_path / "EMNIST/raw/emnist-balanced-train-images-idx3-ubyte.gz").write_bytes(zeros)
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(zeros)
+    with zipfile.ZipFile(tmp_path / "lying.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/0.png", bytes(2**29))
+        archive.writestr("b/0.png", png(0))
+    content = bytearray((tmp_path / "lying.zip").read_bytes())
+    for mark, place in ((b"PK\3\4", 22), (b"PK\1\2", 24)):  # where the size is, unpacked
+        start = content.index(mark) + place
+        content[start : start + 4] = (100).to_bytes(4, "little")
+    (tmp_path / "lying.zip").write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", BOMBS, str(tmp_path)], capture_output=True, text=True, check=True, env=os.environ
+    )
+    narrow, lying, emnist, cifar, growth = done.stdout.splitlines()
+    assert narrow == "loaded folder"
+    assert "a/0.png (Bad CRC-32" in lying and "images-idx3-ubyte.gz holds more than 88435216 bytes; allowed" in emnist
+    assert "cifar-10-binary.tar.gz holds more than 209715200 bytes; allowed" in cifar
+    assert int(growth) < 450
+
+
 def test_links_are_not_followed(tmp_path):
     source = write(tmp_path / "p", FILES)
     secret = write(tmp_path / "elsewhere", {"s/0.png": png(0)})
@@ -168,6 +429,10 @@ def test_own_images_of_an_experiment_are_read_again_when_they_change(tmp_path, m
 def test_a_path_must_be_given():
     with pytest.raises(ValueError, match="path=None; allowed: a folder or zip of class folders"):
         datasets.load("folder")
+    with pytest.raises(ValueError, match="path=''; allowed: a folder or zip of class folders"):
+        datasets.load("folder", path="")  # which would be the working folder
+    with pytest.raises(ValueError, match="path=3; allowed: a folder or zip"):
+        datasets.load("folder", path=3)
     with pytest.raises(ValueError, match="option 'size' .* is unknown; .*allowed: path, image_size, channels"):
         datasets.load("folder", size=84)
 
@@ -263,6 +528,36 @@ def test_damaged_archives_are_told_apart(tmp_path):
     (tmp_path / "cifar-100-binary.tar.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a readable archive|lacks"):
         datasets.load("cifar_fs", tmp_path)
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_of_an_archive_is_noticed(tmp_path):
+    archive_of(tmp_path, "cifar-10-binary.tar.gz")
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    content = gzip.decompress(path.read_bytes())
+    packed = gzip.compress(content, 0)  # stored: a flipped bit is a flipped pixel
+    path.write_bytes(packed)
+    datasets.load("cifar10", tmp_path)
+    place = packed.index(bytes(1024)) + 100
+    flip(path, place)
+    with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz is not a readable archive \(CRC check failed"):
+        datasets.load("cifar10", tmp_path)
+
+
+def test_a_file_twice_in_an_archive_is_refused(tmp_path):
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    archive_of(tmp_path, path.name)
+    content = gzip.decompress(path.read_bytes())
+    with tarfile.open(path) as archive:
+        first, second = archive.getmembers()[:2]
+    path.write_bytes(gzip.compress(content[first.offset : second.offset] + content))
+    with pytest.raises(ValueError, match=r"tar\.gz holds data_batch_1\.bin more than once; allowed: each file once"):
+        datasets.load("cifar10", tmp_path)
 
 
 def test_without_network_the_text_names_folder_file_and_checksum(tmp_path, monkeypatch):
@@ -362,6 +657,25 @@ def write_emnist(folder, packed):
         for name, content in files.items():
             path = folder / (name + (".gz" if packed else ""))
             path.write_bytes(gzip.compress(content) if packed else content)
+
+
+def test_emnist_parts_whose_images_and_labels_do_not_match_are_refused(tmp_path):
+    folder = tmp_path / "EMNIST" / "raw"
+    write_emnist(folder, packed=False)
+    for part, count in (("train", 46), ("test", 48)):  # together as many as there are labels
+        images = bytes((0, 0, 8, 3)) + np.array([count, 28, 28], ">u4").tobytes() + bytes(count * 784)
+        (folder / f"emnist-balanced-{part}-images-idx3-ubyte").write_bytes(images)
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte holds images \[46, 28, 28\] and .* 47 labels"):
+        datasets.load("emnist", tmp_path)
+
+
+def test_an_emnist_file_with_a_flipped_bit_is_named(tmp_path):
+    folder = tmp_path / "EMNIST" / "raw"
+    write_emnist(folder, packed=True)
+    path = folder / "emnist-balanced-test-images-idx3-ubyte.gz"
+    flip(path, -1)  # of the size at the end
+    with pytest.raises(ValueError, match="test-images-idx3-ubyte.gz is not a readable archive"):
+        datasets.load("emnist", tmp_path)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -40,7 +40,7 @@ def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Im
         ValueError: the name or an option is unknown, or the data is damaged.
         FileNotFoundError: the data is not there and cannot be downloaded.
     """
-    check_choice("name", name, catalog.DATASETS)
+    check_choice("name", name, catalog.DATASETS, catalog.KNOWN_AS)
     module, _, function = catalog.DATASETS[name].loader.partition(":")
     loader = getattr(importlib.import_module(f"{__name__}.{module}"), function)
     allowed = [option for option in inspect.signature(loader).parameters if option != "root"]
@@ -64,7 +64,7 @@ def load_for(experiment: Experiment) -> ImageClasses:
         ValueError: a parameter is not allowed, or the data is damaged.
         FileNotFoundError: the data is not there and cannot be downloaded.
     """
-    name = check_choice("dataset", experiment.dataset, catalog.DATASETS)
+    name = check_choice("dataset", experiment.dataset, catalog.DATASETS, catalog.KNOWN_AS)
     known = catalog.DATASETS[name]
     options = {option: getattr(experiment, option, None) for option in known.options}
     options = {option: value for option, value in options.items() if value is not None}

@@ -124,4 +124,5 @@ class ClassSplit:
                 raise ValueError(
                     f"{split}: the class {name!r} has {count} sample{'s' * (count != 1)}{in_all}; "
                     "allowed: at least 2 samples per class, because a variance needs two"
+                    + (", so at least 4 per source class if samples are held out" if "source" in split else "")
                 )

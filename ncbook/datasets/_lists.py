@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 
 KINDS = ("source", "validation", "novel")
 
@@ -18,8 +19,8 @@ def class_list(name: str, kind: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def official(name: str, class_names: list[str]) -> dict[str, list[int]]:
-    """The lists as indices into ``class_names``.
+def official(name: str, class_names: list[str], source: Path) -> dict[str, list[int]]:
+    """The lists as indices into ``class_names``, which were read from ``source``.
 
     Raises:
         ValueError: a class of the list is missing.
@@ -30,6 +31,6 @@ def official(name: str, class_names: list[str]) -> dict[str, list[int]]:
         listed = class_list(name, kind)
         missing = [class_name for class_name in listed if class_name not in index]
         if missing:
-            raise ValueError(f"{len(missing)} {kind} classes of {name} are missing: {', '.join(missing[:5])}")
+            raise ValueError(f"{source}: {len(missing)} {kind} classes of {name} are missing: {', '.join(missing[:5])}")
         lists[kind] = [index[class_name] for class_name in listed]
     return lists

@@ -6,16 +6,19 @@ Reads files and unpacks none; writes downloads only. Imports no torch before a d
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import os
+import re
 import socket
 import tarfile
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -23,11 +26,14 @@ import filelock
 import platformdirs
 
 PROBE_SECONDS, STALL_SECONDS = 3, 60  # for the first answer; without a byte, once the download runs
-LARGEST_FILE = 200 * 2**20  # bytes of one file of an archive, unpacked
+LARGEST_FILE = 200 * 2**20  # bytes of a file of a folder or archive, or of a tar archive, unpacked
+MOST_MEMBERS = 100  # of a tar archive
+LONGEST = 120  # characters of a name or message within a message: a damaged zip has names of 60,000
+UNUSABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in names: lines, and bytes that are not UTF-8
 HIDDEN = (".", "__MACOSX")  # beginnings of the names of files and folders that are passed over
 
 Files = TypeVar("Files")
-Readers = list[tuple[str, Callable[[], bytes]]]  # path within the source, with "/"; what reads the file
+Readers = dict[str, Callable[[], bytes]]  # path within the source, with "/" -> what reads the file
 
 
 # --- folders ---
@@ -54,11 +60,11 @@ def find_path(path: str | os.PathLike | None, root: str | os.PathLike | None) ->
     """A user's own folder or zip: as written, a relative path also below the folder of the data.
 
     Raises:
-        ValueError: ``path`` is None.
+        ValueError: ``path`` is None, empty or no path.
         FileNotFoundError: it is in neither place; the message names both.
     """
-    if path is None:
-        raise ValueError("path=None; allowed: a folder or zip of class folders")
+    if not isinstance(path, str | os.PathLike) or path == "":  # which would be the working folder
+        raise ValueError(f"path={path!r}; allowed: a folder or zip of class folders")
     path = Path(path).expanduser()
     candidates = list(dict.fromkeys([path.absolute(), (data_folder(root) / path).absolute()]))
     for candidate in candidates:
@@ -132,8 +138,8 @@ def download(address: str, checksums: Mapping[str, str], folder: Path) -> str:
                     download_url(f"{address}/{name}", str(folder), filename=part.name)
                     if not check_integrity(str(part), md5):
                         start = part.read_bytes()[:64].lstrip().lower()
-                        page = start.startswith((b"<!doctype", b"<html"))
-                        kind = "a web page" if page else "a file of other content"
+                        page = b"<!doctype", b"<html"
+                        kind = "a web page" if start.startswith(page) else "a file of other content"
                         raise RuntimeError(f"{name} is {kind}, its md5 is not {md5}")
                     os.replace(part, folder / name)
                 finally:
@@ -175,7 +181,7 @@ def fingerprint(source: Path) -> str:
     if source.is_file():
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256("\n".join(listing(source)).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\0".join(listing(source)))).hexdigest()
 
 
 def listing(source: Path) -> list[str]:
@@ -200,54 +206,89 @@ def walk(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def opened(source: Path, suffixes: set[str]) -> Iterator[Readers]:
-    """Files of a folder or zip with one of the suffixes, to be read inside the block; no hidden files, no links.
+    """Files of a folder or zip with one of the suffixes, to be read inside the block.
+
+    Hidden files are passed over, and so are links in a folder; one in a zip is a file that holds a path.
 
     Raises:
-        ValueError: not a zip, or a path in it that leads out of it.
+        ValueError: not a zip, a file in it twice, or a path that leads out of it or cannot be written as text.
     """
-    if source.is_dir():
-        paths = [path for path in walk(source) if path.suffix.lower() in suffixes]
-        yield [(path.relative_to(source).as_posix(), path.read_bytes) for path in paths]
-        return
-    with readable(source, "zip"):
-        archive = zipfile.ZipFile(source)
-    with archive:
-        files = []
-        for entry in archive.infolist():
-            name = PurePosixPath(entry.filename)
-            if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
-                raise ValueError(f"{source} holds {entry.filename!r}, a path that leads out of it: it is not read")
-            hidden = any(part.startswith(HIDDEN) for part in name.parts)
-            link = (entry.external_attr >> 28) == 0xA
-            if not (entry.is_dir() or hidden or link) and name.suffix.lower() in suffixes:
-                files.append((str(name), partial(_unpack, archive, entry)))
+    with ExitStack() as stack:
+        if source.is_dir():
+            paths = [path for path in walk(source) if path.suffix.lower() in suffixes]
+            files = {path.relative_to(source).as_posix(): partial(unpacked, path) for path in paths}
+        else:
+            with readable(source, "zip"):
+                archive = stack.enter_context(zipfile.ZipFile(source))
+            files = _entries(source, archive, suffixes)
+        for wrong in filter(UNUSABLE.search, files):
+            raise ValueError(f"{source} holds {wrong[:LONGEST]!r}; allowed: names in UTF-8 without control characters")
         yield files
+
+
+def _entries(source: Path, archive: zipfile.ZipFile, suffixes: set[str]) -> Readers:
+    files = {}
+    for entry in archive.infolist():
+        name = entry.orig_filename  # the whole name, also after a zero byte
+        if not entry.flag_bits & 0x800:  # not marked as UTF-8, but it often is (macOS); else cp437
+            with suppress(UnicodeError):
+                name = name.encode("cp437").decode("utf-8")
+        path = PurePosixPath(name)  # a//b and a/./b are a/b
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise ValueError(f"{source} holds {name[:LONGEST]!r}, a path that leads out of it: it is not read")
+        hidden = any(part.startswith(HIDDEN) for part in path.parts)
+        if "\0" in name or not (entry.is_dir() or hidden or path.suffix.lower() not in suffixes):
+            if str(path) in files:
+                raise ValueError(f"{source} holds {str(path)[:LONGEST]!r} more than once; allowed: each file once")
+            files[str(path)] = partial(_unpack, archive, entry)
+        else:  # its name stands beside its content once more: a damaged one must not hide an image
+            with readable(source, "zip"), suppress(RuntimeError):  # encrypted, or packed by an unknown method
+                archive.open(entry).close()
+    return files
 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     if entry.file_size > LARGEST_FILE:
         raise ValueError(f"{entry.file_size} bytes unpacked; allowed: {LARGEST_FILE}")
-    return archive.read(entry)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # Python unpacks others without a limit
+        raise ValueError(f"packed by method {entry.compress_type}; allowed: stored or deflated")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)  # without a size, all that is packed would be unpacked
 
 
-def read_tar(path: Path, folder: str, names: list[str]) -> dict[str, bytes]:
+def read_tar(path: Path, folder: str, names: list[str]) -> dict[str, memoryview]:
     """Read files of one folder of a tar.gz archive, in the order of their names.
 
     Raises:
-        ValueError: not such an archive, a file is missing or larger than allowed.
+        ValueError: not such an archive, or a file is missing, there twice or larger than allowed.
     """
-    contents = {}
-    with readable(path, "archive"), tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            name = member.name.removeprefix("./").removeprefix(folder + "/")
-            if name in names and member.isfile():
-                if member.size > LARGEST_FILE:
-                    raise ValueError(f"{path}: {member.name} has {member.size} bytes; allowed: {LARGEST_FILE}")
-                contents[name] = archive.extractfile(member).read()
+    contents, unzipped = {}, unpacked(path)
+    with readable(path, "archive"), tarfile.open(fileobj=io.BytesIO(unzipped), mode="r:") as archive:
+        members = [member for member in islice(archive, MOST_MEMBERS) if member.isfile() and not member.issparse()]
+    for member in members:
+        name = member.name.removeprefix("./").removeprefix(folder + "/")
+        if name in contents:
+            raise ValueError(f"{path} holds {name} more than once; allowed: each file once")
+        contents[name] = memoryview(unzipped)[member.offset_data : member.offset_data + member.size]
     missing = [name for name in names if name not in contents]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     return {name: contents[name] for name in names}
+
+
+def unpacked(path: Path, most: int = LARGEST_FILE) -> bytes:
+    """Content of a file of at most ``most`` bytes; one that ends in .gz is unpacked, to its end, where its checksum is.
+
+    Raises:
+        ValueError: a damaged file, or more bytes.
+    """
+    packed, content = path.suffix == ".gz", io.BytesIO()
+    with readable(path, "archive" if packed else "file"), (gzip.open if packed else open)(path, "rb") as file:
+        while content.tell() <= most and content.write(file.read(2**20)):
+            pass
+    if content.tell() > most:
+        raise ValueError(f"{path} holds more than {most} bytes; allowed: {most}, as in the official file")
+    return content.getvalue()
 
 
 @contextmanager
@@ -259,5 +300,11 @@ def readable(path: Path, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a readable {kind} ({error}); replace it by a new copy") from error
+    except Exception as error:  # zipfile, tarfile and gzip raise a dozen types for damaged bytes
+        message = f"{path} is not a readable {kind} ({in_one_line(error)}); replace it by a new copy"
+        raise ValueError(message) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says, not too much of it; its type if that is nothing."""
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__

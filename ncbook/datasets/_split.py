@@ -64,6 +64,7 @@ def split_classes(
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
     order = {kind: _class_order(images, candidates, class_seed) for kind, candidates in _candidates(images).items()}
     numbers = f"n_source={n_source}, n_novel={n_novel} and n_validation={n_validation}"
+    hint = " (n_novel=None: what is to spare)" if n_novel else ""
     if images.official is None:
         total = len(images.class_names)
         has = f"has {total} classes"
@@ -78,7 +79,7 @@ def split_classes(
     spare = [label for label in order["validation"] if label not in taken]
     validation = spare[: catalog.MOST_VALIDATION if n_validation is None else n_validation]
     if len(taken) < n_source + n_novel or len(validation) < (n_validation or 0):
-        raise ValueError(f"{numbers} ask for more classes than there are: the data set {name} {has}")
+        raise ValueError(f"{numbers} ask for more classes than there are: the data set {name} {has}{hint}")
     return ClassSplit(
         source_train=_subset(images, source, ~images.held_out),
         source_test=_subset(images, source, images.held_out),

@@ -139,7 +139,8 @@ def _build(name: str, path: Path) -> ImageClasses:
     """Images sorted by class, then training before test, then in the files' order."""
     archive = ARCHIVES[path.name]
     contents = _sources.read_tar(path, archive.folder, [*archive.training, *archive.test, archive.names])
-    names = contents.pop(archive.names).decode("ascii").split()
+    with _sources.readable(path, "archive"):
+        names = str(contents.pop(archive.names), "ascii").split()
     label_bytes = 1 if len(names) <= 10 else 2  # CIFAR-100 has the coarse label first
     images, labels, held_out = [], [], []
     for file, content in contents.items():
@@ -151,8 +152,8 @@ def _build(name: str, path: Path) -> ImageClasses:
         images.append(rows[:, label_bytes:].reshape(-1, 3, 32, 32))
         held_out.append(np.full(len(rows), file in archive.test))
     file_label = np.concatenate(labels).astype(np.int64)
-    if len(file_label) == 0 or file_label.max() >= len(names):
-        raise ValueError(f"{path}: labels up to {file_label.max(initial=-1)} for {len(names)} names")
+    if len(file_label) == 0 or file_label.max() >= len(names) or len(set(names)) < len(names):
+        raise ValueError(f"{path}: labels up to {file_label.max(initial=-1)} for {len(set(names))} different names")
     class_names = sorted(names)
     label = np.array([class_names.index(name) for name in names])[file_label]
     order = np.argsort(label, kind="stable")
@@ -162,5 +163,5 @@ def _build(name: str, path: Path) -> ImageClasses:
         labels=torch.from_numpy(label[order]),
         class_names=class_names,
         held_out=torch.from_numpy(np.concatenate(held_out)[order]),
-        official=None if name == "cifar10" else official(name, class_names),
+        official=None if name == "cifar10" else official(name, class_names, path),
     )

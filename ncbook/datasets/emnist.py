@@ -6,7 +6,7 @@ they are split at random by ``class_seed``. Called by `ncbook.datasets.load`.
 
 from __future__ import annotations
 
-import gzip
+import math
 import os
 from pathlib import Path
 
@@ -20,6 +20,7 @@ VERSION = 1  # raise when the same files give other pixels
 NAMES = (
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"  # of the 47 labels; the other small letters look like capitals
 )
+LARGEST_PART = 112_800  # images of the official training file
 FOLDERS = ("EMNIST/raw", "emnist/EMNIST/raw", "emnist")
 FILES = [
     f"emnist-balanced-{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")
@@ -69,25 +70,27 @@ def _download(base: Path) -> str:
 
 def _idx(path: Path, dimensions: int) -> np.ndarray:
     """An idx file of bytes: a magic number 0, 0, 8, dimensions, then big-endian sizes, then the bytes."""
-    with _sources.readable(path, "file"):
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if content[:4] != bytes((0, 0, 8, dimensions)):
+    header = 4 + 4 * dimensions
+    content = _sources.unpacked(path, header + LARGEST_PART * (784 if dimensions == 3 else 1))
+    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
         raise ValueError(f"{path} is no idx file of {dimensions} dimensions: it begins with {content[:4]!r}")
     sizes = np.frombuffer(content, ">u4", dimensions, 4).tolist()
-    data = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if len(data) != int(np.prod(sizes)):
+    data = np.frombuffer(content, np.uint8, offset=header)
+    if len(data) != math.prod(sizes):
         raise ValueError(f"{path} holds {len(data)} bytes for sizes {sizes}: it is cut short or damaged")
     return data.reshape(sizes)
 
 
 def _build(paths: list[Path]) -> ImageClasses:
-    train, train_labels, test, test_labels = (_idx(path, 3 if "images" in path.name else 1) for path in paths)
-    images, labels = np.concatenate([train, test]), np.concatenate([train_labels, test_labels]).astype(np.int64)
-    if len(images) != len(labels) or images.shape[1:] != (28, 28) or labels.max(initial=-1) >= len(NAMES):
-        raise ValueError(
-            f"{paths[0].parent}: {len(images)} images of {images.shape[1:]} with labels up to {labels.max()}"
-        )
-    held_out = np.arange(len(labels)) >= len(train_labels)
+    parts = [(_idx(images, 3), _idx(labels, 1)) for images, labels in (paths[:2], paths[2:])]
+    for path, labels_path, (images, labels) in zip(paths[::2], paths[1::2], parts, strict=True):
+        if images.shape != (len(labels), 28, 28) or labels.max(initial=0) >= len(NAMES) or not len(labels):
+            raise ValueError(
+                f"{path} holds images {list(images.shape)} and {labels_path.name} {len(labels)} labels up to "
+                f"{labels.max(initial=0)}; allowed: images of 28 x 28, and one label below {len(NAMES)} for each"
+            )
+    images, labels = (np.concatenate(both) for both in zip(*parts, strict=True))
+    labels, held_out = labels.astype(np.int64), np.arange(len(labels)) >= len(parts[0][1])
     order = np.argsort(labels, kind="stable")
     upright = images[order].transpose(0, 2, 1)  # the files hold them mirrored and turned
     return ImageClasses(

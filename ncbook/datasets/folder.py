@@ -6,22 +6,19 @@ Reads the files and changes nothing; a zip is not unpacked. Decoding is parallel
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ncbook._checks import check_choice, check_real, check_whole
-from ncbook.datasets import ImageClasses, _pixels, _sources
+from ncbook.datasets import ImageClasses, _decode, _pixels, _sources
 from ncbook.datasets._cache import cache_key, cached
 
-VERSION = 2  # raise when the same files give other pixels, or other samples are held out
+VERSION = 3  # raise when the same files give other pixels, or other samples are held out
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 BROKEN = ("refuse", "skip")
 
@@ -37,9 +34,13 @@ def load(
 ) -> ImageClasses:
     """Load a folder or a zip of class folders.
 
-    A class is a folder that holds images, named by its path, such as ``birds/robin``. Images are turned as their EXIF
-    says, scaled so that the shorter side is ``image_size``, and cropped to the center. Hidden files and links are
-    passed over.
+    A class is a folder that holds images, named by its path, such as ``birds/robin``. PNG, JPEG, BMP, GIF, TIFF, WebP
+    and PPM are read. Images are turned as their EXIF says, cropped to the center square and scaled; what is transparent
+    is white; white is 65535 in gray of 16 bits and 1 in floats. Hidden files are passed over, and so are links in a
+    folder.
+
+    A class can be a source class with at least 4 images (2 to train on and 2 held out; 2 if ``held_out`` is 0), a novel
+    one with at least 2, and has few-shot accuracies of s shots with at least s + 15.
 
     Args:
         root: folder that ``path`` may be relative to; None: NCBOOK_DATA, else a user cache folder.
@@ -56,8 +57,8 @@ def load(
     Raises:
         FileNotFoundError: there is no such folder or zip; names the places looked at.
         TypeError: an option of the wrong type.
-        ValueError: a broken image, a path in the zip that leads out of it, fewer than two classes, or an option that is
-            not allowed.
+        ValueError: a broken image or zip, a name in it that leads out of it, that is not UTF-8 or there twice, fewer
+            than two classes, no ``path``, or an option that is not allowed.
     """
     image_size = check_whole("image_size", image_size, 8)
     if channels not in (1, 3):
@@ -89,8 +90,8 @@ def build(
         ValueError: as `load`.
     """
     held_out_folder = held_out if isinstance(held_out, str) else None
-    with _sources.opened(source, SUFFIXES) as files, ThreadPoolExecutor(os.cpu_count()) as pool:
-        readers = dict(files)
+    # At most 8 threads: each holds an image of up to Pillow's limit of pixels.
+    with _sources.opened(source, SUFFIXES) as readers, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         paths = _classes(source, list(readers), held_out_folder).paths
         images = _pixels.empty((len(paths), channels, image_size, image_size))
         rows = images.numpy()
@@ -98,9 +99,9 @@ def build(
         def decode(i: int) -> str | None:
             """Fill row i; returns what went wrong, if anything."""
             try:
-                rows[i] = _decode(readers[paths[i]](), image_size, channels)
-            except Exception as error:
-                return f"{paths[i]} ({error})"
+                rows[i] = _decode.pixels(readers[paths[i]](), image_size, channels)
+            except Exception as error:  # Pillow and zipfile raise a dozen types for damaged bytes
+                return f"{paths[i][: _sources.LONGEST]} ({_sources.in_one_line(error)})"
 
         failures = list(pool.map(decode, range(len(paths))))  # Pillow decodes without Python's lock
     messages = [message for message in failures if message is not None]
@@ -156,27 +157,3 @@ def _last_per_class(labels: torch.Tensor, fraction: float) -> torch.Tensor:
     kept = (counts * (1 - fraction)).round().long().clamp(min=1).minimum(counts - least)
     place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]  # of each sample within its class
     return place >= kept[labels]
-
-
-def _decode(content: bytes, image_size: int, channels: int) -> np.ndarray:
-    """Pixels [channels, image_size, image_size]. Pillow raises a dozen types for damaged bytes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    orientation = image.getexif().get(0x0112, 1)
-    if orientation != 1:
-        from PIL import ImageOps
-
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "P", "PA"):  # on white, as on paper
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    image = image.convert("RGB" if channels == 3 else "L")
-    if image.size != (image_size, image_size):
-        scale = image_size / min(image.size)
-        width, height = (max(image_size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)  # averages when it shrinks
-        left, top = (width - image_size) // 2, (height - image_size) // 2
-        image = image.crop((left, top, left + image_size, top + image_size))
-    pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

@@ -6,7 +6,6 @@ chose no folder. The scaled-down images are cached. Called by `ncbook.datasets.l
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from PIL import Image
 
 from ncbook import catalog
 from ncbook._checks import check_choice
-from ncbook.datasets import ImageClasses, _sources
+from ncbook.datasets import ImageClasses, _decode, _sources
 from ncbook.datasets._cache import cache_key, cached
 from ncbook.datasets._lists import KINDS, class_list
 
@@ -128,12 +127,11 @@ def _build(
     """Read, check and scale down all drawings; ``expected`` takes the place of PARTS."""
     bits: dict[str, list[bytes]] = {}  # by class: its drawings, packed
     for source, (part, numbers) in zip(sources, (expected or PARTS).items(), strict=True):
-        with _drawings(source, part) as files:
-            readers = dict(files)
-            for character, names in _check_names([name for name, _ in files], numbers, drawings, source).items():
+        with _drawings(source, part) as readers:
+            for character, names in _check_names(list(readers), numbers, drawings, source).items():
                 if character in bits:
                     raise ValueError(f"{source}: the class {character} is in another part of Omniglot, too")
-                bits[character] = [_decode(readers[name], name, source) for name in names]
+                bits[character] = [_read_drawing(readers[name], name, source) for name in names]
     class_names = sorted(bits)
     images = _scale_down(b"".join(drawing for name in class_names for drawing in bits[name]))
     return ImageClasses(
@@ -150,8 +148,7 @@ def _drawings(source: Path, part: str) -> Iterator[_sources.Readers]:
     """Names of the PNG files, from ``part/`` on, sorted, and what reads them."""
     folder = f"{part}/" if source.is_dir() else ""  # a zip has it in its names
     with _sources.opened(source, {".png"}) as files:
-        files = [(folder + name, read) for name, read in files]
-        yield sorted((file for file in files if file[0].startswith(f"{part}/")), key=lambda file: file[0])
+        yield {folder + name: files[name] for name in sorted(files) if (folder + name).startswith(f"{part}/")}
 
 
 def _check_names(names: list[str], numbers: range, drawings: int, source: Path) -> dict[str, list[str]]:
@@ -186,17 +183,17 @@ def _check_names(names: list[str], numbers: range, drawings: int, source: Path) 
     return by_class
 
 
-def _decode(read: Callable[[], bytes], name: str, source: Path) -> bytes:
+def _read_drawing(read: Callable[[], bytes], name: str, source: Path) -> bytes:
     """The drawing as 105 rows of 14 bytes, one bit per pixel, paper 1."""
     try:
-        image = Image.open(io.BytesIO(read()), formats=("PNG",))
+        image = _decode.open_image(read(), ("PNG",))
         if image.size != (SIDE_ON_DISK, SIDE_ON_DISK):
             raise ValueError(f"its size is {image.size}, not {(SIDE_ON_DISK, SIDE_ON_DISK)}")
-        if image.mode != "1":
-            image = image.convert("1", dither=Image.Dither.NONE)
+        if image.mode != "1" or image.has_transparency_data:
+            image = _decode.on_white(image, "L").convert("1", dither=Image.Dither.NONE)
         return image.tobytes()
     except Exception as error:  # Pillow and zipfile raise a dozen types for damaged bytes
-        raise ValueError(f"{source}: {name} cannot be read: {error}") from error
+        raise ValueError(f"{source}: {name} cannot be read: {_sources.in_one_line(error)}") from error
 
 
 def _scale_down(bits: bytes) -> torch.Tensor:
