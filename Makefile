@@ -42,13 +42,26 @@ run: env  ## The main job: notebooks 01 to 04 with their defaults, results in ou
 	done
 	@echo "Done: the results are in $(CURDIR)/out; open them with: make lab, folder out"
 
-# A fresh run folder for each call, shared by its notebooks: a stale run must not make a test pass.
+# A process per core with one thread each: two processes that share their cores wait for each other's threads.
+PARALLEL := --numprocesses auto --maxprocesses 8
+
+# A fresh run folder for each call, shared by its notebooks: a stale run must not make a test pass. The fuzzer's seed is
+# the commit: every commit tries inputs of its own, and the same ones when it is tested again.
 .PHONY: test
-test: env  ## All tests, then all notebooks against their committed outputs.
-	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs"; set -e; \
-	$(BIN)/pytest; \
-	$(BIN)/pytest --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 600 \
+test: env  ## All tests, some minutes of fuzzing, then all notebooks against their committed outputs.
+	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs" OMP_NUM_THREADS=1; set -e; \
+	$(BIN)/pytest $(PARALLEL) --ignore tests/fuzz; \
+	$(BIN)/pytest $(PARALLEL) --hypothesis-seed=$$((16#$$(git rev-parse --short=8 HEAD 2> /dev/null || echo 0))) tests/fuzz; \
+	$(BIN)/pytest $(PARALLEL) --dist loadscope --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg --timeout 900 --durations 8
+
+MINUTES ?= 10
+.PHONY: fuzz
+fuzz: env  ## Try new inputs for MINUTES=10 or until one is found that fails; prints the seed of each round.
+	@export OMP_NUM_THREADS=1 NCBOOK_FUZZ_EXAMPLES=1000; end=$$((SECONDS + 60 * $(MINUTES))); \
+	while [ $$SECONDS -lt $$end ]; do \
+		$(BIN)/pytest $(PARALLEL) --hypothesis-seed=$$((RANDOM * 32768 + RANDOM)) tests/fuzz || exit 1; \
+	done
 
 .PHONY: notebooks
 notebooks: env  ## Run all notebooks in place with their defaults: the only outputs that are committed.
