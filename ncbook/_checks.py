@@ -7,6 +7,8 @@ refuse a parameter at once. Each returns the value it accepted.
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
 import operator
 from collections.abc import Iterable
@@ -40,6 +42,28 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}={value!r} is unknown; {nearest(value, allowed)}")
     return value
+
+
+def named_arguments(function):
+    """Decorate a public function: arguments that do not fit are refused with the names that do.
+
+    Example:
+        >>> named_arguments(lambda features, *, shot=5: shot)(None, shots=1)
+        Traceback (most recent call last):
+        TypeError: <lambda>() got an unexpected keyword argument 'shots'; did you mean 'shot'? allowed: features, shot
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*arguments, **named):
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError as error:
+            unknown = next((name for name in named if name not in signature.parameters), "")
+            raise TypeError(f"{function.__name__}() {error}; {nearest(unknown, signature.parameters)}") from None
+        return function(*arguments, **named)
+
+    return checked
 
 
 def check_whole(name: str, value: object, low: int, high: float = math.inf) -> int:
