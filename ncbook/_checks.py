@@ -50,9 +50,10 @@ def named_arguments(function):
     Example:
         >>> named_arguments(lambda features, *, shot=5: shot)(None, shots=1)
         Traceback (most recent call last):
-        TypeError: <lambda>() got an unexpected keyword argument 'shots'; did you mean 'shot'? allowed: features, shot
+        TypeError: <lambda>() got an unexpected keyword argument 'shots'; did you mean 'shot='? allowed: features, shot=
     """
     signature = inspect.signature(function)
+    names = [f"{p.name}=" if p.kind is p.KEYWORD_ONLY else p.name for p in signature.parameters.values()]
 
     @functools.wraps(function)
     def checked(*arguments, **named):
@@ -60,7 +61,7 @@ def named_arguments(function):
             signature.bind(*arguments, **named)
         except TypeError as error:
             unknown = next((name for name in named if name not in signature.parameters), "")
-            raise TypeError(f"{function.__name__}() {error}; {nearest(unknown, signature.parameters)}") from None
+            raise TypeError(f"{function.__name__}() {error}; {nearest(unknown, names)}") from None
         return function(*arguments, **named)
 
     return checked

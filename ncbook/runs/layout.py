@@ -31,13 +31,13 @@ CONFIG, FINISHED, HISTORY, LOG = "config.json", "finished.json", "history.csv", 
 CHECKPOINTS = ("resume.safetensors", "resume-previous.safetensors")  # the newest first
 MARK = "ncbook-runs.txt"
 _RUN = re.compile(r"[0-9a-f]{16}-[0-9a-f]{12}(\.damaged(-\d+)?)?")
+_NUMBER = r"([0-9]{6}|[1-9][0-9]{6,})"  # as `weights_path` writes it, and in no other way
 _FILE = re.compile(
     r"(config|finished)\.json|(history|log)\.csv|resume(-previous)?\.safetensors"
-    r"|epoch-\d{6,}\.safetensors|features-[a-z_]+-\d{6,}\.safetensors",
-    re.ASCII,
+    rf"|epoch-{_NUMBER}\.safetensors|features-[a-z_]+-{_NUMBER}\.safetensors"
 )
-_EPOCH = re.compile(r"epoch-(\d{6}|[1-9]\d{6,})\.safetensors", re.ASCII)
-_HALF_WRITTEN = re.compile(rf"\.({_FILE.pattern})\.\d+|\.tmp[A-Za-z0-9]{{6}}", re.ASCII)  # ours, and safetensors' own
+_EPOCH = re.compile(rf"epoch-{_NUMBER}\.safetensors")
+_HALF_WRITTEN = re.compile(rf"\.({_FILE.pattern})\.[0-9]+|\.tmp[A-Za-z0-9]{{6}}")  # ours, and safetensors' own
 
 
 def default_runs_dir() -> Path:
