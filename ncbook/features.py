@@ -34,26 +34,23 @@ def reproducible(device: torch.device):
     The caller's settings come back afterwards, but for CUBLAS_WORKSPACE_CONFIG, which counts when CUDA is first used.
     An operation that torch has no deterministic algorithm for is warned of, and computed all the same.
     """
-    backends, cudnn = torch.backends, torch.backends.cudnn
-    float32 = [backends.cuda.matmul, cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]
-    precision, mode = [part.fp32_precision for part in float32], torch.get_deterministic_debug_mode()
-    algorithms = cudnn.deterministic, cudnn.benchmark
+    cudnn, mkldnn, mode = torch.backends.cudnn, torch.backends.mkldnn, torch.get_deterministic_debug_mode()
+    parts = (torch.backends.cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv)
+    wanted = [(part, "fp32_precision", "ieee") for part in parts if part.fp32_precision in ("tf32", "bf16")]
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_deterministic_debug_mode("warn")
+        wanted += [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    before = [(part, name, getattr(part, name)) for part, name, _ in wanted]
     try:
-        for part in float32:
-            if part.fp32_precision in ("tf32", "bf16"):
-                part.fp32_precision = "ieee"
-        if device.type == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.set_deterministic_debug_mode("warn")
-            cudnn.deterministic, cudnn.benchmark = True, False
+        for setting in wanted:
+            setattr(*setting)
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for part, before in zip(float32, precision, strict=True):
-            part.fp32_precision = before
-        if device.type == "cuda":
-            torch.set_deterministic_debug_mode(mode)
-            cudnn.deterministic, cudnn.benchmark = algorithms
+        torch.set_deterministic_debug_mode(mode)
+        for setting in before:
+            setattr(*setting)
 
 
 def as_input(images: torch.Tensor) -> torch.Tensor:

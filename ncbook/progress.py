@@ -86,13 +86,6 @@ class Progress:
                 return f"about {seconds / size:.0f} {unit} left"
         return f"about {seconds:.0f} s left"
 
-    def say(self, sentence: str) -> None:
-        """Show a sentence once, where progress is shown at all."""
-        if self._bar is not None:
-            self._bar.write(sentence)
-        elif self._mode == "lines":
-            _print(sentence)
-
     def __enter__(self):
         return self
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from ncbook import runs, training
-from ncbook._checks import named_arguments
+from ncbook._checks import check_whole, named_arguments
 from ncbook.experiment import Experiment
 from ncbook.features import resolve_device
 from ncbook.progress import Progress, numbered
@@ -56,7 +56,8 @@ def sweep(
         wanted[experiment] = None
     if not wanted:
         raise ValueError("experiments is empty; allowed: at least one ncbook.Experiment")
-    training.check_threads(threads)
+    if threads is not None:
+        check_whole("threads", threads, 1, training.MOST_THREADS)
     _check_executor(executor)
     resolve_device(device if executor is None else "auto")  # a worker may have what this machine has not
     folder = None if runs_dir is None else str(runs.layout.resolve_runs_dir(runs_dir))
@@ -72,16 +73,12 @@ def sweep(
 def _check_executor(executor: object) -> None:
     """Accept None or an executor whose processes can use what this one has used."""
     if executor is not None and not isinstance(executor, Executor):
-        hint = "client.get_executor(), " if hasattr(executor, "get_executor") else ""
-        raise TypeError(
-            f"executor is of type {type(executor).__name__}; allowed: {hint}a concurrent.futures.Executor, or None"
-        )
+        allowed = "a concurrent.futures.Executor, such as client.get_executor() of Dask, or None"
+        raise TypeError(f"executor is of type {type(executor).__name__}; allowed: {allowed}")
     context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor
     if context is not None and context.get_start_method() == "fork" and torch.cuda.is_initialized():
-        raise ValueError(
-            "executor forks this process, which has used CUDA; allowed: a ProcessPoolExecutor with "
-            "mp_context=multiprocessing.get_context('spawn')"
-        )
+        allowed = "a ProcessPoolExecutor with mp_context=multiprocessing.get_context('spawn')"
+        raise ValueError(f"executor forks this process, which has used CUDA; allowed: {allowed}")
 
 
 def _finished(experiments, executor, folder, threads, device):

@@ -88,7 +88,7 @@ def test_a_kernel_shows_lines_on_the_terminal_it_was_started_from_too(clock, cap
     reading, writing = os.pipe()
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     monkeypatch.setattr(sys.stderr, "fileno", lambda: writing, raising=False)
-    progress.Progress(2, "train").say("a sentence")
+    progress._print("a sentence")
     os.close(writing)
     with open(reading) as terminal:
         assert terminal.read() == capsys.readouterr().out == "a sentence\n"

@@ -100,11 +100,9 @@ def test_refuses_before_any_work(tmp_path):
         with pytest.raises(TypeError, match=r"experiments is of type .*; allowed: a list of ncbook\.Experiment"):
             ncbook.sweep(wrong, runs_dir=tmp_path)
     for wrong in (3, "x", ProcessPoolExecutor):
-        with pytest.raises(
-            TypeError, match=r"executor is of type .*; allowed: a concurrent\.futures\.Executor, or None"
-        ):
+        with pytest.raises(TypeError, match=r"executor is of type .*; allowed: a concurrent\.futures\.Executor, such"):
             ncbook.sweep(EXPERIMENTS, wrong, runs_dir=tmp_path)
-    with pytest.raises(TypeError, match=r"executor is of type Client; allowed: client\.get_executor\(\), a concurrent"):
+    with pytest.raises(TypeError, match=r"executor is of type Client; allowed: .*client\.get_executor\(\) of Dask"):
         ncbook.sweep(EXPERIMENTS, type("Client", (), {"get_executor": None})(), runs_dir=tmp_path)
     with pytest.raises(ValueError, match="device='gpu' is unknown"):
         ncbook.sweep(EXPERIMENTS, device="gpu", runs_dir=tmp_path)

@@ -181,16 +181,6 @@ def test_every_kind_of_device_steps_on_the_same_batches():
     assert torch.equal(*drawn)
 
 
-def test_other_processes_on_the_same_cores_are_named_once(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("NCBOOK_PROGRESS", "lines")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    switches, now = iter(range(0, 10**9, 10**6)), iter(range(0, 10**6, 3))
-    monkeypatch.setattr(fit, "_displaced", lambda: next(switches))
-    monkeypatch.setattr(fit.time, "monotonic", lambda: float(next(now)))
-    ncbook.train(tiny.replace(epochs=1, measurements=2), runs_dir=tmp_path)
-    assert capsys.readouterr().out.count("other processes use the same cores") == 1
-
-
 def test_a_class_with_one_sample_is_refused_before_any_work(tmp_path):
     drawn = datasets.load("strokes", n_classes=9, per_class=8)
     keep = torch.cat([torch.arange(8 * 8), torch.tensor([64])])  # of the last class one sample

@@ -60,13 +60,7 @@ class Run:
         ValueError: it was written by a version of the package with another layout.
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike,
-        *,
-        images: ImageClasses | None = None,
-        device: str | torch.device = "auto",
-    ):
+    def __init__(self, directory: str | os.PathLike, *, images: ImageClasses | None = None, device: str = "auto"):
         self.directory, self._images = layout.check_folder("directory", directory), check_images(images)
         self.device = device
         resolve_device(device)

@@ -22,13 +22,8 @@ from ncbook.training.measuring import measure, measured_epochs
 from ncbook.training.signals import DeferredSignals
 from ncbook.training.trainer import Trainer, resolve_precision
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
 CHECKPOINT_SECONDS = 30  # at most this much work is lost
-CROWDED = 100  # times per second that a core is taken away: others want it too
+MOST_THREADS = 1024
 DIVERGED = 1000  # times the loss of guessing
 
 
@@ -78,7 +73,8 @@ def train(
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment is of type {type(experiment).__name__}; allowed: ncbook.Experiment")
     handed_over = check_images(images) is not None
-    target, threads = resolve_device(device), check_threads(threads)
+    target = resolve_device(device)
+    threads = threads if threads is None else check_whole("threads", threads, 1, MOST_THREADS)
     layout.resolve_runs_dir(runs_dir)
     images = images if handed_over else datasets.load_for(experiment)
     directory = runs.locate(experiment, runs_dir, images)
@@ -96,11 +92,6 @@ def train(
     return run
 
 
-def check_threads(threads: object) -> int | None:
-    """Accept a number of threads, or None: as many as torch uses."""
-    return None if threads is None else check_whole("threads", threads, 1, 1024)
-
-
 @contextlib.contextmanager
 def _random_numbers_and_threads_put_back(device: torch.device):
     """The caller's random numbers and threads stay as they were."""
@@ -112,14 +103,7 @@ def _random_numbers_and_threads_put_back(device: torch.device):
         torch.set_num_threads(threads)
 
 
-def _fit(
-    store: Store,
-    experiment: Experiment,
-    splits: ClassSplit,
-    about_images: dict,
-    device: torch.device,
-    threads: int | None,
-) -> None:
+def _fit(store: Store, experiment: Experiment, splits: ClassSplit, about_images: dict, device, threads) -> None:
     """Train from the last checkpoint, or from the beginning, to the end."""
     config = store.restore() or {}
     # An interrupted run keeps its precision and its threads, on which its bits depend.
@@ -166,8 +150,7 @@ def _config(trainer: Trainer, splits: ClassSplit, measured: list[int]) -> dict:
 
 def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured: list[int]) -> None:
     experiment = trainer.experiment
-    measured_at = saved_at = began = time.monotonic()
-    displaced, crowded = _displaced(), torch.get_num_threads() == 1
+    measured_at = saved_at = time.monotonic()
     label = f"{experiment.dataset}, {experiment.n_source} source classes"
     steps = trainer.epochs * trainer.steps_per_epoch
     done = trainer.epoch * trainer.steps_per_epoch + trainer.step
@@ -189,15 +172,6 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
             if signals.pending is not None:
                 where = f"stopped at epoch {trainer.epoch} of {trainer.epochs}"
                 signals.deliver(f"{where}; everything is saved: run the same again to continue")
-            seconds = time.monotonic() - began
-            if not crowded and seconds > 5 and _displaced() - displaced > CROWDED * seconds:
-                bar.say("other processes use the same cores: a run begun with threads=1 is often faster then")
-                crowded = True
-
-
-def _displaced() -> int:
-    """How often another process took a core from this one; 0 where the system does not say."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
 
 
 def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -> float:
