@@ -265,6 +265,19 @@ def test_a_finished_run_in_the_place_of_another_is_not_taken_for_it(small, whole
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_checkpoint_is_not_taken_for_an_epoch(small, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ncbook.train(small, runs_dir=tmp_path)
+    folder = runs.locate(small, tmp_path)
+    shutil.copy(folder / "resume.safetensors", folder / "epoch-000001.safetensors")
+    with pytest.raises(DamagedFileError, match=r"epoch-000001\.safetensors belongs to another run or epoch"):
+        ncbook.Run(folder).history  # noqa: B018
+    assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_epoch_too_many_is_damage(small, whole, tmp_path):
     folder = ncbook.train(small, runs_dir=tmp_path).directory
     shutil.copy(folder / "epoch-000002.safetensors", folder / "epoch-000001.safetensors")

@@ -130,7 +130,7 @@ class Run:
         """
         path = layout.weights_path(self.directory, epoch)
         about = read_about(path)
-        if (about.get("run"), about.get("epoch")) != (self.identity, epoch):
+        if (about.get("run"), about.get("epoch")) != (self.identity, epoch) or "measured" not in about:  # a checkpoint
             raise DamagedFileError(f"{path} belongs to another run or epoch ({about.get('run')}, {about.get('epoch')})")
         return about
 

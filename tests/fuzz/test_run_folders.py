@@ -212,7 +212,7 @@ def apply(trained, directory, state, how, name, *how_much):
                 whole = json.loads(content)
                 whole[[*whole][int(at * len(whole))]] = value
                 put(path, (json.dumps(whole, indent=1) + "\n").encode())
-            except (ValueError, TypeError, IndexError):
+            except (ValueError, TypeError, IndexError, RecursionError):
                 pass
         case "deep json", bracket if not path.is_dir():
             put(path, (bracket * 100_000).encode())
