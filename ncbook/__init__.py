@@ -4,6 +4,8 @@
 parameter is refused at once.
 """
 
+import os
+
 import lazy_loader
 
 from ncbook import installation
@@ -11,6 +13,10 @@ from ncbook import installation
 __version__ = "0.1.0"
 
 installation.check_pair()
+# Torch's threads wait by spinning for up to 10 ms at every operation, which stops them all where another process takes
+# one core. After a thirtieth of that they sleep; the bits are the same. It counts where torch is imported after this.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
+import inspect
 import math
 import operator
 from collections.abc import Iterable, Mapping
@@ -42,6 +44,29 @@ def check_choice(name: str, value: object, allowed: Iterable[str], known_as: Map
         other_name = (known_as or {}).get(str(value).lower().replace("-", "").replace("_", ""))
         raise ValueError(f"{name}={value!r} is unknown; {other_name or nearest(value, allowed)}")
     return value
+
+
+def named_arguments(function):
+    """Decorate a public function: arguments that do not fit are refused with the names that do.
+
+    Example:
+        >>> named_arguments(lambda features, *, shot=5: shot)(None, shots=1)
+        Traceback (most recent call last):
+        TypeError: <lambda>() got an unexpected keyword argument 'shots'; did you mean 'shot='? allowed: features, shot=
+    """
+    signature = inspect.signature(function)
+    names = [f"{p.name}=" if p.kind is p.KEYWORD_ONLY else p.name for p in signature.parameters.values()]
+
+    @functools.wraps(function)
+    def checked(*arguments, **named):
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError as error:
+            unknown = next((name for name in named if name not in signature.parameters), "")
+            raise TypeError(f"{function.__name__}() {error}; {nearest(unknown, names)}") from None
+        return function(*arguments, **named)
+
+    return checked
 
 
 def check_whole(name: str, value: object, low: int, high: float = math.inf) -> int:

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-_verified: set[tuple[str, int, int]] = set()  # (path, mtime, size) of tensors whose checksum was right
+_STORAGE |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+_verified: set[tuple] = set()  # (path, inode, ctime, size) of tensors whose checksum was right
 
 
 class DamagedFileError(ValueError):
@@ -141,7 +142,10 @@ def _header(path: Path) -> tuple[dict, str]:
         text = metadata["about"]
         if _digest(text) != metadata["about_checksum"]:
             raise DamagedFileError(f"{path} was altered: its description does not have its checksum")
-        return json.loads(text), metadata["checksum"]
+        about = json.loads(text)
+        if not isinstance(about, dict):
+            raise TypeError(f"its description is of type {type(about).__name__}")
+        return about, metadata["checksum"]
     except (FileNotFoundError, DamagedFileError):
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -160,7 +164,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(f"{path} is damaged: {error!r}") from error
-    known = (str(path), status.st_mtime_ns, status.st_size)
+    known = (str(path), status.st_ino, status.st_ctime_ns, status.st_size)
     if known not in _verified:
         if _tensors_digest(tensors) != checksum:
             raise DamagedFileError(f"{path} was altered: its tensors do not have their checksum")

@@ -3,20 +3,57 @@
 Used by `training`, `runs`, `layerwise` and by readers who bring a feature map and images.
 """
 
+import contextlib
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-__all__ = ["as_input", "extract", "extract_layers", "resolve_device"]
+from ncbook._checks import check_choice
+
+__all__ = ["as_input", "extract", "extract_layers", "reproducible", "resolve_device"]
 __dir__ = __all__.copy
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name; "auto": a CUDA device when there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    """The device of that name; "auto": a CUDA device when there is one, else the CPU.
+
+    Raises:
+        ValueError: a device that this machine does not have.
+    """
+    names, accelerator = ["auto", "cpu"], torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        count = torch.accelerator.device_count()
+        names += [accelerator.type, *(f"{accelerator.type}:{number}" for number in range(count))]
+    name = check_choice("device", str(device) if isinstance(device, torch.device) else device, names)
+    return torch.device(("cuda" if "cuda" in names else "cpu") if name == "auto" else name)
+
+
+@contextlib.contextmanager
+def reproducible(device: torch.device):
+    """Full float32 in here (no TF32, no bfloat16 unasked), and on CUDA the algorithms that give the same bits again.
+
+    The caller's settings come back afterwards, but for CUBLAS_WORKSPACE_CONFIG, which counts when CUDA is first used.
+    An operation that torch has no deterministic algorithm for is warned of, and computed all the same.
+    """
+    cudnn, mkldnn, mode = torch.backends.cudnn, torch.backends.mkldnn, torch.get_deterministic_debug_mode()
+    parts = (torch.backends.cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv)
+    wanted = [(part, "fp32_precision", "ieee") for part in parts if part.fp32_precision in ("tf32", "bf16")]
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_deterministic_debug_mode("warn")
+        wanted += [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    before = [(part, name, getattr(part, name)) for part, name, _ in wanted]
+    try:
+        for setting in wanted:
+            setattr(*setting)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        for setting in before:
+            setattr(*setting)
 
 
 def as_input(images: torch.Tensor) -> torch.Tensor:
@@ -51,8 +88,9 @@ def extract_layers(
     training = backbone.training
     backbone.eval()
     try:
-        for chunk in images.split(batch):
-            backbone(as_input(chunk.to(device)))
+        with reproducible(device):
+            for chunk in images.split(batch):
+                backbone(as_input(chunk.to(device)))
     finally:
         backbone.train(training)
         for hook in hooks:

@@ -41,7 +41,7 @@ def measure(run: runs.Run, split: str = "source_train", epoch: int | None = None
     place = (counts.cumsum(0) - counts)[part.labels]  # [N] where the sample's class begins
     rows = (place.new_ones(len(place)).cumsum(0) - 1 - place < per_class).nonzero().squeeze(1)
     labels = part.labels[rows]
-    backbone = run.model(epoch).to(resolve_device())
+    backbone = run.model(epoch).to(resolve_device(run.device))
     names = backbones.layers(run.experiment.backbone)
     found, before = [], None
     for name, features in zip(names, extract_layers(backbone, part.images[rows], names), strict=True):

@@ -1,5 +1,6 @@
 """Many experiments over any `concurrent.futures.Executor`: this process, a process pool, a Dask cluster."""
 
+import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import Executor, as_completed
@@ -8,19 +9,23 @@ import pandas as pd
 import torch
 
 from ncbook import runs, training
+from ncbook._checks import check_whole, named_arguments
 from ncbook.experiment import Experiment
-from ncbook.progress import Progress
+from ncbook.features import resolve_device
+from ncbook.progress import Progress, numbered
 
 __all__ = ["sweep"]
 __dir__ = __all__.copy
 
 
+@named_arguments
 def sweep(
     experiments: Iterable[Experiment],
     executor: Executor | None = None,
     *,
     runs_dir: str | os.PathLike | None = None,
     threads: int | None = None,
+    device: str = "auto",
 ) -> pd.DataFrame:
     """Train or find every experiment, and put their histories under each other.
 
@@ -34,15 +39,19 @@ def sweep(
         runs_dir: folder of all runs; None: NCBOOK_RUNS of each worker, else a folder in the user's cache.
         threads: of each worker while it trains; None: what the worker has. Bits depend on this number, and several
             workers on the same cores want 1.
+        device: where each worker trains, as `ncbook.train` takes it; "auto": with several GPUs, the processes of a pool
+            take one each.
 
     Returns:
         The histories with a column for every field of the experiments, the run's directory, and ``error``: missing
         but for experiments that failed. In the order of ``experiments``.
 
     Raises:
-        TypeError: something else than an `Experiment`; before anything is trained.
-        ValueError: no experiment at all, or less than one thread.
+        TypeError: something else than an `Experiment` or an executor; before anything is trained.
+        ValueError: no experiment at all, less than one thread, or a pool that forks a process which has used CUDA.
     """
+    if not isinstance(experiments, Iterable):
+        raise TypeError(f"experiments is of type {type(experiments).__name__}; allowed: a list of ncbook.Experiment")
     wanted = {}
     for experiment in experiments:
         if not isinstance(experiment, Experiment):
@@ -50,25 +59,38 @@ def sweep(
         wanted[experiment] = None
     if not wanted:
         raise ValueError("experiments is empty; allowed: at least one ncbook.Experiment")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads!r}; allowed: at least 1")
-    folder = None if runs_dir is None else os.path.abspath(runs_dir)
+    if threads is not None:
+        check_whole("threads", threads, 1, training.MOST_THREADS)
+    _check_executor(executor)
+    resolve_device(device if executor is None else "auto")  # a worker may have what this machine has not
+    folder = None if runs_dir is None else str(runs.layout.resolve_runs_dir(runs_dir))
     failed = 0
     with Progress(len(wanted), f"{len(wanted)} experiments") as bar:
-        for experiment, (directory, error) in _finished(wanted, executor, folder, threads):
+        for experiment, (directory, error) in _finished(wanted, executor, folder, threads, device):
             wanted[experiment] = directory, error
             failed += error is not None
             bar.advance(1, f"{failed} failed" if failed else "")
     return pd.concat([_rows(experiment, *found) for experiment, found in wanted.items()], ignore_index=True)
 
 
-def _finished(experiments, executor, folder, threads):
+def _check_executor(executor: object) -> None:
+    """Accept None or an executor whose processes can use what this one has used."""
+    if executor is not None and not isinstance(executor, Executor):
+        allowed = "a concurrent.futures.Executor, such as client.get_executor() of Dask, or None"
+        raise TypeError(f"executor is of type {type(executor).__name__}; allowed: {allowed}")
+    context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor
+    if context is not None and context.get_start_method() == "fork" and torch.cuda.is_initialized():
+        allowed = "a ProcessPoolExecutor with mp_context=multiprocessing.get_context('spawn')"
+        raise ValueError(f"executor forks this process, which has used CUDA; allowed: {allowed}")
+
+
+def _finished(experiments, executor, folder, threads, device):
     """(experiment, (directory, error)) as they finish."""
     if executor is None:
-        for experiment in experiments:
-            yield experiment, _one(experiment, folder, threads)
+        for experiment in numbered([*experiments]):
+            yield experiment, _one(experiment, folder, threads, device)
         return
-    futures = {executor.submit(_one, experiment, folder, threads): experiment for experiment in experiments}
+    futures = {executor.submit(_one, experiment, folder, threads, device): experiment for experiment in experiments}
     for future in as_completed(futures):
         try:
             yield futures[future], future.result()
@@ -76,17 +98,19 @@ def _finished(experiments, executor, folder, threads):
             yield futures[future], (None, f"{type(error).__name__}: {error}")
 
 
-def _one(experiment: Experiment, folder: str | None, threads: int | None) -> tuple[str | None, str | None]:
+def _one(experiment: Experiment, folder: str | None, threads: int | None, device: str) -> tuple[str | None, str | None]:
     """Train one, on a worker: (directory, None) or (None, what went wrong)."""
-    before = torch.get_num_threads()
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return str(training.train(experiment, runs_dir=folder).directory), None
+        device = _own_gpu() if device == "auto" else device
+        return str(training.train(experiment, runs_dir=folder, threads=threads, device=device).directory), None
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
-    finally:
-        torch.set_num_threads(before)
+
+
+def _own_gpu() -> str:
+    """Of several GPUs the one of this worker, by its number among the processes that its parent started."""
+    number, count = getattr(multiprocessing.current_process(), "_identity", ()), torch.cuda.device_count()
+    return f"cuda:{(number[-1] - 1) % count}" if number and count > 1 else "auto"
 
 
 def _rows(experiment: Experiment, directory: str | None, error: str | None) -> pd.DataFrame:

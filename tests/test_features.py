@@ -46,5 +46,36 @@ def test_layers_come_from_one_forward_pass_and_hooks_go(backbone, images):
 def test_devices():
     assert features.resolve_device("cpu") == torch.device("cpu")
     assert features.resolve_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(RuntimeError, match="nowhere"):
-        features.resolve_device("nowhere")
+    assert features.resolve_device(torch.device("cpu")) == torch.device("cpu")
+    for wrong in ("nowhere", "meta", "cuda:99", 3, None, True, b"cpu"):
+        with pytest.raises(ValueError, match=r"device=.* is unknown; .*allowed: auto, cpu"):
+            features.resolve_device(wrong)
+
+
+def settings():
+    backends = torch.backends
+    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    algorithms = (backends.cudnn.deterministic, backends.cudnn.benchmark, torch.get_deterministic_debug_mode())
+    return [part.fp32_precision for part in parts], algorithms
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])  # flags alone: no GPU is needed
+def test_full_float32_and_the_same_bits_again_in_here_alone(kind, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        before = settings()
+        with pytest.raises(KeyError), features.reproducible(torch.device(kind)):
+            precision, algorithms = settings()
+            assert not {"tf32", "bf16"} & {*precision}
+            assert algorithms == ((True, False, 1) if kind == "cuda" else before[1])
+            raise KeyError
+        assert settings() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_features_are_float32_whatever_the_caller_computes_in(backbone, images):
+    expected = features.extract(backbone, images[:8])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(features.extract(backbone, images[:8]), expected)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,9 +88,10 @@ def test_the_stop_button_saves_a_checkpoint_and_leaves_everything_usable(small, 
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="stopped at epoch 1 of 3; everything is saved: run") as stopped:
             ncbook.train(small, runs_dir=tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
+    assert stopped.value._render_traceback_() == [f"KeyboardInterrupt: {stopped.value}"]  # all that IPython shows
     about = _files.read_about(next(tmp_path.glob("*/resume.safetensors")))
     assert (about["epoch"], about["step"]) == (1, 2)  # four steps an epoch
     steps = []
@@ -213,6 +215,87 @@ def spoil_history(directory):
 def test_a_finished_run_heals_whatever_is_in_the_place_of_a_file(small, whole, tmp_path, spoil_run):
     spoil_run(ncbook.train(small, runs_dir=tmp_path).directory)
     assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+def history_a_folder(directory):
+    (directory / "history.csv").unlink()
+    (directory / "history.csv").mkdir()
+
+
+def log_a_folder(directory):
+    (directory / "log.csv").unlink()
+    (directory / "log.csv").mkdir()
+
+
+def checkpoint_a_folder(directory):
+    (directory / "resume.safetensors").unlink()
+    (directory / "resume.safetensors").mkdir()
+
+
+def epoch_lost_before_the_checkpoint(directory):
+    (directory / "epoch-000000.safetensors").unlink()
+
+
+def the_other_run(directory):
+    other = directory.parents[1] / "other"
+    ncbook.train(runs.Run(directory).experiment.replace(seed=1), runs_dir=other)
+    shutil.rmtree(directory)
+    shutil.copytree(next(other.glob("*/config.json")).parent, directory)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "spoil_run",
+    [history_a_folder, log_a_folder, checkpoint_a_folder, epoch_lost_before_the_checkpoint, the_other_run],
+)
+def test_an_interrupted_run_heals_to_the_same_bits(small, whole, tmp_path, monkeypatch, spoil_run):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ncbook.train(small, runs_dir=tmp_path / "runs")
+    spoil_run(runs.locate(small, tmp_path / "runs"))
+    assert_same(ncbook.train(small, runs_dir=tmp_path / "runs"), whole)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_finished_run_in_the_place_of_another_is_not_taken_for_it(small, whole, tmp_path):
+    ncbook.train(small, runs_dir=tmp_path / "runs")
+    the_other_run(runs.locate(small, tmp_path / "runs"))
+    assert_same(ncbook.train(small, runs_dir=tmp_path / "runs"), whole)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_checkpoint_is_not_taken_for_an_epoch(small, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ncbook.train(small, runs_dir=tmp_path)
+    folder = runs.locate(small, tmp_path)
+    shutil.copy(folder / "resume.safetensors", folder / "epoch-000001.safetensors")
+    with pytest.raises(DamagedFileError, match=r"epoch-000001\.safetensors belongs to another run or epoch"):
+        ncbook.Run(folder).history  # noqa: B018
+    assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_epoch_too_many_is_damage(small, whole, tmp_path):
+    folder = ncbook.train(small, runs_dir=tmp_path).directory
+    shutil.copy(folder / "epoch-000002.safetensors", folder / "epoch-000001.safetensors")
+    assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_nothing_but_a_run_is_deleted_where_a_damaged_one_is_set_aside(small, whole, tmp_path):
+    folder = ncbook.train(small, runs_dir=tmp_path / "runs").directory
+    precious = tmp_path / "precious"
+    shutil.copytree(folder, precious)
+    damaged = folder.with_name(folder.name + ".damaged")
+    damaged.symlink_to(precious)
+    damaged.with_name(damaged.name + "-2").symlink_to(tmp_path / "nowhere")
+    spoil(folder / "config.json", "cut")
+    assert_same(ncbook.train(small, runs_dir=tmp_path / "runs"), whole)
+    assert damaged.is_symlink() and sorted(precious.iterdir())
+    assert damaged.with_name(damaged.name + "-3").is_dir()
 
 
 def log_emptied(directory):

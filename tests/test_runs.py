@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ncbook
-from ncbook import catalog, datasets, runs
+from ncbook import _files, catalog, datasets, runs
 from ncbook.runs import layout
 from ncbook.runs import run as run_module
 
@@ -184,7 +184,100 @@ def test_unreadable_runs_are_listed(run_alone, tmp_path, content):
     assert runs.list(tmp_path / "runs")["state"].tolist() == ["unreadable"]
 
 
+def test_features_of_another_split_are_not_taken(run_alone, tiny_run):
+    for epoch in (2, 4):
+        run_alone.features("source_test", epoch)
+        run_alone.features("novel", epoch)
+    folder = run_alone.directory
+    shutil.copy(folder / "features-source_test-000004.safetensors", folder / "features-novel-000004.safetensors")
+    shutil.copy(folder / "epoch-000002.safetensors", folder / "features-novel-000002.safetensors")
+    for epoch in (2, 4):
+        assert torch.equal(runs.Run(folder).features("novel", epoch)[0], tiny_run.features("novel", epoch)[0])
+
+
+@pytest.mark.parametrize("change", [{"threads": "two"}, {"precision": 3}, {"experiment": [1]}, {"fingerprint": None}])
+def test_a_config_that_describes_no_run_is_refused(run_alone, change):
+    _files.write_json(run_alone.directory / "config.json", run_alone.config | change)
+    with pytest.raises(runs.DamagedFileError, match=r"config\.json describes no run"):
+        runs.Run(run_alone.directory)
+
+
+def test_a_run_that_is_not_finished_has_no_holes(run_alone):
+    (run_alone.directory / "finished.json").unlink()
+    (run_alone.directory / "epoch-000004.safetensors").unlink()
+    assert runs.Run(run_alone.directory).history["epoch"].unique().tolist() == [0, 2]
+    (run_alone.directory / "epoch-000000.safetensors").unlink()
+    with pytest.raises(runs.DamagedFileError, match=r"epoch-000000\.safetensors is missing"):
+        runs.Run(run_alone.directory).history  # noqa: B018
+
+
+@pytest.mark.parametrize("epoch", ["2", 2.0, True, [2], -1])
+def test_what_is_no_epoch_is_refused(tiny_run, epoch):
+    with pytest.raises(ValueError, match=r"was not kept; kept: 0, 2, 4"):
+        tiny_run.features("novel", epoch)
+
+
+def test_the_device_of_the_training_computes_the_features(tiny, tiny_run, monkeypatch):
+    found = ncbook.train(tiny, runs_dir=tiny_run.directory.parent, device="cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # what "auto" would choose
+    assert found.device == "cpu" and found.features("novel", layer="block3")[0].isfinite().all()
+
+
+def wrong_folders(tmp_path):
+    (tmp_path / "file").write_text("x")
+    folders = [3, True, 1.5, b"x", ["x"], "", "a\0b", tmp_path / "file", tmp_path / "file" / "x", "~nobody-here/x"]
+    return [*folders, "x" * 5000]
+
+
+@pytest.mark.parametrize("number", range(11))
+def test_what_is_no_folder_of_runs_is_refused(tiny, tmp_path, monkeypatch, number):
+    folder = wrong_folders(tmp_path)[number]
+    calls = [
+        lambda f: ncbook.train(tiny, runs_dir=f),
+        runs.list,
+        runs.disk_space,
+        lambda f: ncbook.sweep([tiny], runs_dir=f),
+    ]
+    for call in calls:
+        with pytest.raises((TypeError, ValueError), match=r"^runs_dir=.*; allowed: the path of a folder") as raised:
+            call(folder)
+        assert "\n" not in str(raised.value)
+    with pytest.raises((TypeError, ValueError), match=r"^directory=.*; allowed: the path of a folder"):
+        runs.Run(folder)
+    monkeypatch.setenv("NCBOOK_RUNS", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="^NCBOOK_RUNS="):
+        runs.list()
+
+
+def test_a_list_of_runs_prints_what_tells_them_apart(tiny, tmp_path):
+    for seed in (0, 1):
+        ncbook.train(tiny.replace(seed=seed, epochs=1, measurements=2), runs_dir=tmp_path)
+    table = runs.list(tmp_path)
+    lines = repr(table).splitlines()
+    assert "seed" in lines[0] and "state" in lines[0] and "n_source" not in lines[0] and max(map(len, lines)) < 80
+    assert {"n_source", "directory", "schedule"} <= {*table.columns} and "more columns" in lines[-1]
+    assert "seed" in table._repr_html_() and "n_source" not in table._repr_html_()
+    assert runs.remove(table.query("seed == 1")) > 0 and len(runs.list(tmp_path)) == 1
+    assert repr(runs.list(tmp_path / "none")) and repr(table[["seed"]])
+
+
 # What may be deleted
+
+
+@pytest.mark.parametrize("rows", ["x", None, 3, [], {"directory": []}])
+def test_what_is_no_list_of_runs_is_not_removed(rows):
+    with pytest.raises(TypeError, match=r"rows is of type .*; allowed: rows of ncbook\.runs\.list\(\)"):
+        runs.remove(rows)
+    with pytest.raises(ValueError, match=r"rows of ncbook\.runs\.list\(\)"):
+        runs.remove(pd.DataFrame({"directory": [3.0]}))
+
+
+@pytest.mark.parametrize(
+    "name", ["epoch-0000002.safetensors", "epoch-٠٠٠٠٠٢.safetensors", "features-novel-0000002.safetensors"]
+)
+def test_numbers_that_the_package_does_not_write_are_not_its_own(run_alone, name):
+    shutil.copy(run_alone.directory / "epoch-000002.safetensors", run_alone.directory / name)
+    assert run_alone.saved_epochs == [0, 2, 4] and layout.foreign_entries(run_alone.directory) == [name]
 
 
 @pytest.fixture

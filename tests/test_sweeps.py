@@ -9,8 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pandas as pd
 import pytest
+import torch
 
 import ncbook
+from ncbook import sweeps
 from ncbook.training import fit
 
 EXPERIMENTS = [
@@ -94,4 +96,39 @@ def test_refuses_before_any_work(tmp_path):
         ncbook.sweep([], runs_dir=tmp_path)
     with pytest.raises(ValueError, match="threads=0"):
         ncbook.sweep(EXPERIMENTS, threads=0, runs_dir=tmp_path)
+    for wrong in (EXPERIMENTS[0], 3, None):
+        with pytest.raises(TypeError, match=r"experiments is of type .*; allowed: a list of ncbook\.Experiment"):
+            ncbook.sweep(wrong, runs_dir=tmp_path)
+    for wrong in (3, "x", ProcessPoolExecutor):
+        with pytest.raises(TypeError, match=r"executor is of type .*; allowed: a concurrent\.futures\.Executor, such"):
+            ncbook.sweep(EXPERIMENTS, wrong, runs_dir=tmp_path)
+    with pytest.raises(TypeError, match=r"executor is of type Client; allowed: .*client\.get_executor\(\) of Dask"):
+        ncbook.sweep(EXPERIMENTS, type("Client", (), {"get_executor": None})(), runs_dir=tmp_path)
+    with pytest.raises(ValueError, match="device='gpu' is unknown"):
+        ncbook.sweep(EXPERIMENTS, device="gpu", runs_dir=tmp_path)
+    with pytest.raises(TypeError, match="too many positional arguments; allowed: experiments, executor, runs_dir="):
+        ncbook.sweep(EXPERIMENTS, None, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pool_that_forks_after_cuda_was_used_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with (
+        ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool,
+        pytest.raises(ValueError, match=r"executor forks .*; allowed: .*multiprocessing\.get_context\('spawn'\)"),
+    ):
+        ncbook.sweep(EXPERIMENTS, pool, runs_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_process_of_a_pool_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert sweeps._own_gpu() == "auto"
+    found = []
+    for number in (1, 2, 3):
+        worker = type("Process", (), {"_identity": (number,)})()
+        monkeypatch.setattr(multiprocessing, "current_process", lambda worker=worker: worker)
+        found.append(sweeps._own_gpu())
+    assert found == ["cuda:0", "cuda:1", "cuda:0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert sweeps._own_gpu() == "auto"

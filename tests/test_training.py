@@ -106,6 +106,81 @@ def test_what_is_no_experiment_and_no_images(tiny, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        *(
+            ({"threads": value}, r"threads=.*; allowed: a whole number of at least 1")
+            for value in (0, -1, 10**9, 1.5, "2", True)
+        ),
+        *(({"device": value}, r"device=.* is unknown; .*allowed: auto, cpu") for value in ("gpu", "cuda:99", 3, None)),
+        (
+            {"thread": 1},
+            r"unexpected keyword argument 'thread'; did you mean 'threads='\? allowed: experiment, images=",
+        ),
+    ],
+)
+def test_arguments_are_refused_before_any_work(tiny, tmp_path, wrong, words):
+    with pytest.raises((TypeError, ValueError), match=words) as raised:
+        ncbook.train(tiny, runs_dir=tmp_path / "new", **wrong)
+    assert "\n" not in str(raised.value) and not any(tmp_path.iterdir())
+    with pytest.raises(TypeError, match="too many positional arguments; allowed: experiment, images=, runs_dir="):
+        ncbook.train(tiny, tmp_path / "new")
+
+
+def interrupted(experiment, folder, monkeypatch, **options):
+    """Interrupt a run within its second epoch."""
+    advance = Trainer.advance
+
+    def until_killed(self):
+        if (self.epoch, self.step) == (1, 1):
+            raise Killed
+        advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", until_killed)
+        patch.setattr(fit, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(Killed):
+            ncbook.train(experiment, runs_dir=folder, **options)
+
+
+def test_a_run_keeps_its_threads(tiny, tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    interrupted(tiny, tmp_path, monkeypatch, threads=3)
+    used = []
+    monkeypatch.setattr(Trainer, "advance", lambda t, a=Trainer.advance: used.append(torch.get_num_threads()) or a(t))
+    with pytest.warns(UserWarning, match="threads=2, but this run was begun with 3 and keeps them"):
+        run = ncbook.train(tiny, runs_dir=tmp_path, threads=2)
+    assert {*used} == {3} and run.config["threads"] == 3 and torch.get_num_threads() == before
+
+
+def test_a_run_goes_on_on_another_kind_of_device(tiny, tiny_run, tmp_path, monkeypatch):
+    with (
+        monkeypatch.context() as patch
+    ):  # as if the first half had been on a GPU: the state is the same but for its layers' random numbers
+        patch.setattr(fit, "_config", lambda *a, c=fit._config: c(*a) | {"device": "cuda:0"})
+        interrupted(tiny, tmp_path, patch)
+    with pytest.warns(UserWarning, match="begun on cuda:0 and goes on on cpu"):
+        run = ncbook.train(tiny, runs_dir=tmp_path)
+    pd.testing.assert_frame_equal(run.history, tiny_run.history, check_exact=True)
+
+
+def test_every_kind_of_device_steps_on_the_same_batches():
+    """On the device "meta", which computes nothing: what is random is drawn on the CPU, and moved."""
+    experiment = ncbook.Experiment(n_source=4, n_novel=0, precision="float32")
+    source = source_of(experiment)
+    drawn = []
+    for device in ("cpu", "meta"):
+        trainer = Trainer(experiment, source.images, source.labels, device=device)
+        trainer._begin_epoch()
+        assert trainer._remaining[0].device.type == device and trainer.images.noise.device.type == "cpu"
+        for augment in augmentations.AUGMENT.values():
+            moved = augment(torch.zeros(5, 1, 28, 28, device=device), trainer.images.noise)
+            assert moved.device.type == device
+        drawn.append(trainer.images.noise.get_state())
+    assert torch.equal(*drawn)
+
+
 def test_a_class_with_one_sample_is_refused_before_any_work(tmp_path):
     drawn = datasets.load("strokes", n_classes=9, per_class=8)
     keep = torch.cat([torch.arange(8 * 8), torch.tensor([64])])  # of the last class one sample

@@ -44,7 +44,8 @@ class Objective(nn.Module):
 
         Args:
             labels: int64 [N] of the source training samples, on the device.
-            generator: on the same device; its state decides the batches. Their number must not depend on it.
+            generator: on the CPU, so that every kind of device steps on the same batches; its state decides them.
+                Their number must not depend on it.
 
         Returns:
             A sequence of row numbers int64 [B], or `ncbook.fewshot.Episodes`.
@@ -70,9 +71,11 @@ class Objective(nn.Module):
 def row_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """All rows in random order, cut into equal batches, give or take one row, of at most ``batch_size``.
 
+    Drawn where the generator is, used where the labels are.
+
     Example:
         >>> [len(rows) for rows in row_batches(torch.zeros(120), 64, torch.Generator())]
         [60, 60]
     """
-    order = torch.randperm(len(labels), generator=generator, device=labels.device)
+    order = torch.randperm(len(labels), generator=generator, device=generator.device).to(labels.device)
     return order.tensor_split(math.ceil(len(labels) / batch_size))

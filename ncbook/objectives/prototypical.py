@@ -28,8 +28,10 @@ class Prototypical(Objective):
         self.chance_loss = math.log(self.way)
 
     def batches(self, labels: Tensor, generator: torch.Generator) -> Episodes:
-        """Episodes of an epoch, drawn on the device of the labels."""
-        return EpisodeSampler(labels, way=self.way, shot=self.shot, query=self.query).draw(self.episodes, generator)
+        """Episodes of an epoch, drawn where the generator is, used where the labels are."""
+        sampler = EpisodeSampler(labels.to(generator.device), way=self.way, shot=self.shot, query=self.query)
+        drawn = sampler.draw(self.episodes, generator)
+        return Episodes(*(rows.to(labels.device) for rows in (drawn.support, drawn.query, drawn.classes)))
 
     def loss(self, backbone: nn.Module, images: SourceImages, batch: Episodes) -> Tensor:
         """Loss of one episode, support [way, shot] and query [way, query]; shots and queries share one forward pass."""

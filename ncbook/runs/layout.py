@@ -14,13 +14,16 @@
 <the same>.damaged            a run in which damage was found, set aside
 """
 
+import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 
 import platformdirs
 
 from ncbook import datasets
+from ncbook._files import DamagedFileError
 from ncbook.datasets import ImageClasses
 from ncbook.experiment import Experiment
 
@@ -28,23 +31,40 @@ CONFIG, FINISHED, HISTORY, LOG = "config.json", "finished.json", "history.csv", 
 CHECKPOINTS = ("resume.safetensors", "resume-previous.safetensors")  # the newest first
 MARK = "ncbook-runs.txt"
 _RUN = re.compile(r"[0-9a-f]{16}-[0-9a-f]{12}(\.damaged(-\d+)?)?")
+_NUMBER = r"([0-9]{6}|[1-9][0-9]{6,})"  # as `weights_path` writes it, and in no other way
 _FILE = re.compile(
     r"(config|finished)\.json|(history|log)\.csv|resume(-previous)?\.safetensors"
-    r"|epoch-\d{6,}\.safetensors|features-[a-z_]+-\d{6,}\.safetensors"
+    rf"|epoch-{_NUMBER}\.safetensors|features-[a-z_]+-{_NUMBER}\.safetensors"
 )
-_EPOCH = re.compile(r"epoch-(\d{6,})\.safetensors")
-_HALF_WRITTEN = re.compile(rf"\.({_FILE.pattern})\.\d+|\.tmp[A-Za-z0-9]{{6}}")  # ours, and safetensors' own
+_EPOCH = re.compile(rf"epoch-{_NUMBER}\.safetensors")
+_HALF_WRITTEN = re.compile(rf"\.({_FILE.pattern})\.[0-9]+|\.tmp[A-Za-z0-9]{{6}}")  # ours, and safetensors' own
 
 
 def default_runs_dir() -> Path:
     """NCBOOK_RUNS when it is set, else a folder in the user's cache."""
     chosen = os.environ.get("NCBOOK_RUNS")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("ncbook")) / "runs"
+    return check_folder("NCBOOK_RUNS", chosen) if chosen else Path(platformdirs.user_cache_dir("ncbook")) / "runs"
 
 
 def resolve_runs_dir(runs_dir: str | os.PathLike | None) -> Path:
     """The folder of all runs as an absolute path; None: the default."""
-    return default_runs_dir() if runs_dir is None else Path(runs_dir).expanduser().absolute()
+    return default_runs_dir() if runs_dir is None else check_folder("runs_dir", runs_dir)
+
+
+def check_folder(name: str, folder: object) -> Path:
+    """Accept the path of a folder, there or not yet, and make it absolute."""
+    allowed = "allowed: the path of a folder, there or not yet, as str or pathlib.Path"
+    if not isinstance(folder, str | os.PathLike) or isinstance(os.fspath(folder), bytes):
+        raise TypeError(f"{name}={folder!r} is of type {type(folder).__name__}; {allowed}")
+    try:
+        path = Path(folder).expanduser().absolute()
+        with contextlib.suppress(FileNotFoundError):
+            if not os.fspath(folder) or not stat.S_ISDIR(path.stat().st_mode):
+                raise ValueError("no folder")
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, below a file, a user who is not there
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{name}={str(folder)[:100]!r} cannot be used ({why}); {allowed}") from error
+    return path
 
 
 def locate(
@@ -77,6 +97,18 @@ def foreign_entries(directory: Path) -> list[str]:
         if not entry.is_file(follow_symlinks=False)
         or not (_FILE.fullmatch(entry.name) or _HALF_WRITTEN.fullmatch(entry.name))
     )
+
+
+def own_entries(directory: Path) -> list[str]:
+    """Names in a run's folder that the package uses, whatever lies there."""
+    return sorted(entry.name for entry in os.scandir(directory) if _FILE.fullmatch(entry.name))
+
+
+def refuse_what_is_no_file(directory: Path) -> None:
+    """Refuse a folder, a link or a pipe in the place of one of a run's files: nothing could be written there."""
+    for path in (directory / name for name in own_entries(directory)):
+        if path.is_symlink() or not path.is_file():
+            raise DamagedFileError(f"{path} is no file")
 
 
 def weights_path(directory: Path, epoch: int) -> Path:

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ncbook._checks import named_arguments
 from ncbook._files import read_json, storage_error
 from ncbook.experiment import Experiment
 from ncbook.runs import layout
 from ncbook.runs.lock import Lock
 from ncbook.runs.run import Run
+
+_FIRST = ["state", "epochs_done", "epochs", "seconds", "megabytes"]
 
 
 def is_finished(experiment: Experiment, runs_dir: str | os.PathLike | None = None) -> bool:
@@ -19,6 +22,27 @@ def is_finished(experiment: Experiment, runs_dir: str | os.PathLike | None = Non
     return (layout.locate(experiment, runs_dir) / layout.FINISHED).is_file()
 
 
+class Runs(pd.DataFrame):
+    """Rows of `list`, printed with the columns that tell the runs apart; all others are there, as ``.columns`` says."""
+
+    @property
+    def _constructor(self):
+        return Runs
+
+    def _brief(self) -> pd.DataFrame:
+        first = [name for name in _FIRST if name in self]
+        others = (name for name in self if name not in [*first, "directory"])
+        return pd.DataFrame(self)[[*first, *(name for name in others if self[name].astype(str).nunique() > 1)]]
+
+    def __repr__(self) -> str:
+        brief = self._brief()
+        return f"{brief!r}\nand {len(self.columns) - len(brief.columns)} more columns"
+
+    def _repr_html_(self) -> str:
+        return self._brief()._repr_html_()
+
+
+@named_arguments
 def list(runs_dir: str | os.PathLike | None = None) -> pd.DataFrame:
     """All runs of a folder; folders of another layout are not runs.
 
@@ -26,20 +50,22 @@ def list(runs_dir: str | os.PathLike | None = None) -> pd.DataFrame:
         runs_dir: folder of all runs; None: NCBOOK_RUNS, else a folder in the user's cache.
 
     Returns:
-        One row per run: directory, state ("finished", "training", "interrupted", "unreadable"), epochs_done, epochs,
-        seconds, megabytes, and the experiment's fields. Give a selection of its rows to `remove`.
+        One row per run: state ("finished", "training", "interrupted", "unreadable"), epochs_done, epochs, seconds,
+        megabytes, directory, and the experiment's fields. It prints the parameters that differ between the runs only.
+        Give a selection of its rows to `remove`.
     """
     base = layout.resolve_runs_dir(runs_dir)
     directories = sorted(base.iterdir()) if base.is_dir() else ()
     rows = [_row(directory) for directory in directories if layout.is_run_folder(directory)]
-    first = ["directory", "state", "epochs_done", "epochs", "seconds", "megabytes"]
+    first = [*_FIRST, "directory"]
     frame = pd.DataFrame(rows, columns=None if rows else first)
-    return frame.reindex(columns=[*first, *(name for name in frame.columns if name not in first)])
+    return Runs(frame.reindex(columns=[*first, *(name for name in frame.columns if name not in first)]))
 
 
 def _row(directory: Path) -> dict:
-    row = {"directory": str(directory), "state": "unreadable", "megabytes": round(_bytes(directory) / 1e6, 2)}
+    row = {"directory": str(directory), "state": "unreadable", "megabytes": np.nan}
     try:
+        row["megabytes"] = round(_bytes(directory) / 1e6, 2)
         run = Run(directory)
         row |= {"epochs_done": max(run.saved_epochs, default=0), "epochs": run.config["epochs"]}
         row |= {"seconds": read_json(directory / layout.FINISHED)["seconds"] if run.finished else np.nan}
@@ -50,6 +76,7 @@ def _row(directory: Path) -> dict:
     return row
 
 
+@named_arguments
 def remove(rows: pd.DataFrame) -> float:
     """Delete runs, and nothing but runs: all rows are checked before the first folder is touched.
 
@@ -60,12 +87,15 @@ def remove(rows: pd.DataFrame) -> float:
         Megabytes that were freed.
 
     Raises:
+        TypeError: no frame.
         ValueError: rows without a directory; a folder that is no run, or lies in no folder of runs; a run that is being
             trained; a file that ncbook did not write. Then nothing is deleted.
         StorageError: a folder that cannot be written to.
     """
-    if "directory" not in rows:
-        raise ValueError(f"rows has columns {[*rows.columns]}; allowed: rows of ncbook.runs.list()")
+    if not isinstance(rows, pd.DataFrame):
+        raise TypeError(f"rows is of type {type(rows).__name__}; allowed: rows of ncbook.runs.list()")
+    if "directory" not in rows or not all(isinstance(path, str) for path in rows["directory"]):
+        raise ValueError(f"rows has columns {[*rows.columns]}, of no runs; allowed: rows of ncbook.runs.list()")
     directories = [*dict.fromkeys(Path(os.path.abspath(path)) for path in rows["directory"])]
     for directory in directories:
         _refuse_to_remove(directory)
@@ -98,6 +128,7 @@ def _refuse_to_remove(directory: Path) -> None:
         raise ValueError(f"the run in {directory} is being trained by {Lock(directory).holder()}: nothing is deleted")
 
 
+@named_arguments
 def disk_space(runs_dir: str | os.PathLike | None = None) -> str:
     """A line: how many runs there are, how much they take, and how much room is left."""
     base = layout.resolve_runs_dir(runs_dir)

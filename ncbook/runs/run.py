@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ncbook import backbones, catalog, datasets, objectives
-from ncbook._checks import check_choice
+from ncbook._checks import check_choice, check_whole
 from ncbook._files import (
     DamagedFileError,
     read_about,
@@ -32,6 +32,13 @@ from ncbook.runs import layout
 FEATURES_ON_DISK = 16 * 2**20  # bytes up to which features of a split stay on disk
 
 
+def check_images(images: object) -> ImageClasses | None:
+    """Accept images that a caller holds, or None."""
+    if images is not None and not isinstance(images, ImageClasses):
+        raise TypeError(f"images is of type {type(images).__name__}; allowed: ncbook.datasets.ImageClasses, or None")
+    return images
+
+
 def history_of(measured: dict[int, dict]) -> pd.DataFrame:
     """The tidy history: epoch, step, split, metric, value, from epoch -> what its file says (step, measured)."""
     rows = [(epoch, measured[epoch]["step"], *row) for epoch in sorted(measured) for row in measured[epoch]["measured"]]
@@ -45,15 +52,18 @@ class Run:
         directory: the run's folder.
         images: the images it was trained on, where these were handed over to `ncbook.train`; None: the experiment's
             data set, when images are needed at all.
+        device: where features are computed, as `ncbook.train` takes it.
 
     Raises:
         FileNotFoundError: there is no run in that folder.
-        DamagedFileError: its config was cut short or altered.
+        DamagedFileError: its config was cut short or altered, or describes no run.
         ValueError: it was written by a version of the package with another layout.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, images: ImageClasses | None = None):
-        self.directory, self._images = Path(directory), images
+    def __init__(self, directory: str | os.PathLike, *, images: ImageClasses | None = None, device: str = "auto"):
+        self.directory, self._images = layout.check_folder("directory", directory), check_images(images)
+        self.device = device
+        resolve_device(device)
         path = self.directory / layout.CONFIG
         if not path.is_file():
             raise FileNotFoundError(f"no run in {self.directory}: config.json is missing")
@@ -64,7 +74,13 @@ class Run:
                 f"the run in {self.directory} was written by ncbook {version} in layout {self.config.get('schema')}; "
                 f"this version reads layout {SCHEMA}: train it again, or read it with that version"
             )
-        self.experiment = Experiment(**self.config["experiment"])
+        try:
+            self.experiment = Experiment(**self.config["experiment"])
+            self.identity = layout.identity(self.config)
+            check_whole("threads", self.config["threads"], 1)
+            check_choice("precision", self.config["precision"], catalog.PRECISIONS)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFileError(f"{path} describes no run: {error}") from error
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -102,14 +118,9 @@ class Run:
         """
         read_json(self.directory / layout.FINISHED)
         self._refuse_incomplete()
-        for epoch in self.config["measured_epochs"]:
+        for epoch in self.saved_epochs:
             self.measured(epoch)
             read_tensors(layout.weights_path(self.directory, epoch))
-
-    @functools.cached_property
-    def identity(self) -> str:
-        """Experiment key and fingerprint of the pixels, as in the folder's name."""
-        return layout.identity(self.config)
 
     def measured(self, epoch: int) -> dict:
         """What an epoch's file says of it: epoch, step, and the rows (split, metric, value) that were measured.
@@ -119,15 +130,16 @@ class Run:
         """
         path = layout.weights_path(self.directory, epoch)
         about = read_about(path)
-        if (about.get("run"), about.get("epoch")) != (self.identity, epoch):
+        if (about.get("run"), about.get("epoch")) != (self.identity, epoch) or "measured" not in about:  # a checkpoint
             raise DamagedFileError(f"{path} belongs to another run or epoch ({about.get('run')}, {about.get('epoch')})")
         return about
 
     def _refuse_incomplete(self) -> None:
-        """Raise where a file of a finished run is missing: nothing may stand in for it."""
-        missing = sorted(set(self.config["measured_epochs"]) - set(self.saved_epochs)) if self.finished else []
-        if missing:
-            path = layout.weights_path(self.directory, missing[0])
+        """Raise where the file of an epoch before the last one is missing: nothing may stand in for it."""
+        last = self.config["epochs"] if self.finished else max(self.saved_epochs, default=0)
+        missing = {epoch for epoch in self.config["measured_epochs"] if epoch <= last} - {*self.saved_epochs}
+        if missing and (self.finished or self.saved_epochs):
+            path = layout.weights_path(self.directory, min(missing))
             raise DamagedFileError(f"{path} is missing; ncbook.train trains the run again")
 
     @property
@@ -163,9 +175,10 @@ class Run:
         epochs = self.saved_epochs
         if not epochs:
             raise ValueError(f"the run in {self.directory} has no weights yet")
-        if epoch is not None and epoch not in epochs:
+        whole = hasattr(epoch, "__index__") and not isinstance(epoch, bool)
+        if epoch is not None and not (whole and epoch in epochs):
             raise ValueError(f"epoch={epoch!r} was not kept; kept: {', '.join(map(str, epochs))}")
-        epoch = epochs[-1] if epoch is None else epoch
+        epoch = epochs[-1] if epoch is None else int(epoch)
         self.measured(epoch)
         return epoch
 
@@ -221,15 +234,15 @@ class Run:
         if layer is not None:
             check_choice("layer", layer, backbones.layers(self.experiment.backbone))
         epoch = self._saved_epoch(epoch)
-        weights = tensors_checksum(layout.weights_path(self.directory, epoch))
+        about = {"weights": tensors_checksum(layout.weights_path(self.directory, epoch)), "split": split}
         path = layout.features_path(self.directory, split, epoch)
-        if layer is None and (stored := _read_features(path, weights)):
+        if layer is None and (stored := _read_features(path, about)):
             return stored
         part = getattr(self.splits, split)
-        features = extract(self.model(epoch).to(resolve_device()), part.images, layer=layer).cpu()
+        features = extract(self.model(epoch).to(resolve_device(self.device)), part.images, layer=layer).cpu()
         if layer is None and features.nbytes <= FEATURES_ON_DISK:
             with contextlib.suppress(OSError):  # a folder that cannot be written to: computed again next time
-                write_tensors(path, {"features": features, "labels": part.labels}, weights=weights)
+                write_tensors(path, {"features": features, "labels": part.labels}, **about)
         return features, part.labels
 
     @torch.no_grad()
@@ -238,10 +251,10 @@ class Run:
         return self.objective(epoch).logits(self.features(split, epoch)[0])
 
 
-def _read_features(path: Path, weights: str) -> tuple[Tensor, Tensor] | None:
-    """Features and labels kept in a file; None if it is not there, damaged, or of other weights."""
+def _read_features(path: Path, about: dict) -> tuple[Tensor, Tensor] | None:
+    """Features and labels kept in a file; None if it is not there, damaged, or of other weights or another split."""
     try:
-        if read_about(path)["weights"] != weights:
+        if read_about(path) != about:
             return None
         tensors = read_tensors(path)
         return tensors["features"], tensors["labels"]

@@ -23,6 +23,7 @@ from ncbook._files import (
     read_about,
     read_tensors,
     replace,
+    storage_error,
     write_csv,
     write_json,
     write_tensors,
@@ -32,12 +33,13 @@ from ncbook.runs import layout
 from ncbook.runs.run import Run, history_of
 
 
-def find(directory: Path, images: ImageClasses | None = None) -> Run | None:
-    """The finished, undamaged run in that folder, or None."""
+def find(directory: Path, images: ImageClasses | None = None, device: str | torch.device = "auto") -> Run | None:
+    """The finished, undamaged run in that folder, which is named after it, or None."""
     if not (directory / layout.FINISHED).is_file():
         return None
     try:
-        run = Run(directory, images=images)
+        run = Run(directory, images=images, device=device)
+        _refuse_other_run(run)
         run.verify()
     except (DamagedFileError, FileNotFoundError):
         return None
@@ -71,11 +73,12 @@ class Store:
         make_folder(self.directory)
         for path in layout.half_written(self.directory):
             path.unlink()
-        numbers = layout.saved_epochs(self.directory) or (self.directory / layout.FINISHED).is_file()
-        if not (self.directory / layout.CONFIG).exists() and not numbers:
+        if not layout.own_entries(self.directory):
             return None
         try:
+            layout.refuse_what_is_no_file(self.directory)
             run = Run(self.directory)
+            _refuse_other_run(run)
             for epoch in run.saved_epochs:
                 read_tensors(layout.weights_path(self.directory, epoch))
                 self.measured[epoch] = run.measured(epoch)
@@ -138,18 +141,27 @@ class Store:
         return None
 
     def _refuse_other(self, path: Path, about: dict) -> None:
-        """Refuse a checkpoint of another run, or of a moment that this run does not have."""
+        """Refuse a checkpoint of another run, of a moment that this run does not have, or of one after a lost epoch."""
         epoch, step = about.get("epoch"), about.get("step")
         inside = isinstance(epoch, int) and isinstance(step, int)
         inside = inside and 0 <= epoch <= self._config["epochs"] and 0 <= step < self._config["steps_per_epoch"]
         if about.get("run") != self._identity or not inside:
             raise DamagedFileError(f"{path} is no checkpoint of this run (epoch {epoch}, step {step})")
+        lost = [e for e in self._config["measured_epochs"] if e <= epoch and e not in self.measured]
+        if lost:
+            raise DamagedFileError(f"{layout.weights_path(self.directory, lost[0])} is missing")
 
     def finish(self) -> None:
         """Mark the run as finished; its checkpoints go."""
         seconds = sum(row["seconds"] for row in self._log)
         write_json(self.directory / layout.FINISHED, {"epochs": max(self.measured), "seconds": seconds})
         _drop_checkpoints(self.directory)
+
+
+def _refuse_other_run(run: Run) -> None:
+    """Refuse a run that was copied or renamed to the place of another one."""
+    if run.identity != run.directory.name:
+        raise DamagedFileError(f"{run.directory} holds another run, {run.identity}")
 
 
 def environment() -> dict:
@@ -201,11 +213,14 @@ def _mark(runs_dir: Path) -> None:
 def _set_aside(directory: Path) -> Path:
     """Rename a damaged run's folder, in place of what was set aside before; returns the new name."""
     damaged = directory.with_name(directory.name + ".damaged")
-    if damaged.exists() and not layout.foreign_entries(damaged):
-        shutil.rmtree(damaged)
-    for number in itertools.count(2):
-        if not damaged.exists():
-            break
-        damaged = directory.with_name(f"{directory.name}.damaged-{number}")
-    directory.rename(damaged)
+    try:
+        if layout.is_run_folder(damaged) and not layout.foreign_entries(damaged):
+            shutil.rmtree(damaged)
+        for number in itertools.count(2):
+            if not os.path.lexists(damaged):
+                break
+            damaged = directory.with_name(f"{directory.name}.damaged-{number}")
+        directory.rename(damaged)
+    except OSError as error:
+        raise storage_error(error, damaged) from error
     return damaged

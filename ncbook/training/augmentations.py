@@ -1,4 +1,7 @@
-"""Random changes of training images, a batch at once, on the device that holds it. Called by `training`."""
+"""Random changes of training images, a batch at once, on the device that holds it. Called by `training`.
+
+The random numbers are drawn where the generator is: on the CPU, so that they are the same on every kind of device.
+"""
 
 import torch
 from torch.nn import functional as F
@@ -9,13 +12,14 @@ def affine(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
     Args:
         images: float [B, C, H, W].
-        generator: on the device of the images.
+        generator: on any device.
 
     Returns:
         float [B, C, H, W]: rotated by up to 0.25 rad (14 degrees), scaled by 0.85 ... 1.15, shifted by up to
         7.5 % of the width, all uniform.
     """
-    draws = torch.rand(4, len(images), generator=generator, device=images.device) * 2 - 1  # [4, B] in [-1, 1]
+    draws = torch.rand(4, len(images), generator=generator, device=generator.device).to(images.device)
+    draws = draws * 2 - 1  # [4, B] in [-1, 1]
     angle, scale = 0.25 * draws[0], 1 + 0.15 * draws[1]
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     shift = 0.15 * draws[2:]  # in half widths
@@ -31,15 +35,15 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
     Args:
         images: float [B, C, H, W], square.
-        generator: on the device of the images.
+        generator: on any device.
 
     Returns:
         float [B, C, H, W], channels last.
     """
     n, _, size, _ = images.shape
     pad = size // 8
-    shift = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator, device=images.device)
-    mirrored = torch.rand(n, 1, generator=generator, device=images.device) < 0.5
+    shift = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator, device=generator.device).to(images.device)
+    mirrored = torch.rand(n, 1, generator=generator, device=generator.device).to(images.device) < 0.5
     place = torch.arange(size, device=images.device)
     rows = shift[0] + place  # [B, H], of the padded image
     columns = shift[1] + torch.where(mirrored, size - 1 - place, place)

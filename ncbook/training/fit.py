@@ -6,20 +6,24 @@ When to measure, when to write a checkpoint, and what the stop button does is de
 import contextlib
 import os
 import time
+import warnings
 
 import torch
 
 from ncbook import catalog, datasets, runs
+from ncbook._checks import check_whole, named_arguments
 from ncbook.datasets import ClassSplit, ImageClasses
 from ncbook.experiment import SCHEMA, Experiment
-from ncbook.features import extract, resolve_device
+from ncbook.features import extract, reproducible, resolve_device
 from ncbook.progress import Progress
-from ncbook.runs import Run, Store
+from ncbook.runs import Run, Store, layout
+from ncbook.runs.run import check_images
 from ncbook.training.measuring import measure, measured_epochs
 from ncbook.training.signals import DeferredSignals
 from ncbook.training.trainer import Trainer, resolve_precision
 
 CHECKPOINT_SECONDS = 30  # at most this much work is lost
+MOST_THREADS = 1024
 DIVERGED = 1000  # times the loss of guessing
 
 
@@ -27,12 +31,14 @@ class DivergedError(RuntimeError):
     """The loss is not a finite number or has exploded, or the network gives every image the same features."""
 
 
+@named_arguments
 def train(
     experiment: Experiment,
     *,
     images: ImageClasses | None = None,
     runs_dir: str | os.PathLike | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
+    threads: int | None = None,
 ) -> Run:
     """Train an experiment, continue it where it was interrupted, or find it finished.
 
@@ -42,40 +48,47 @@ def train(
             them again, `Run(directory, images=...)`. With ``dataset="folder"`` the experiment assumes nothing about how
             many classes there are.
         runs_dir: folder of all runs; None: NCBOOK_RUNS, else a folder in the user's cache.
-        device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:1", ...
+        device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:1", ...; the run computes its features there too.
+        threads: of the CPU, 1 to 1,024, on which the bits depend; None: as many as torch uses. A run keeps the number
+            it was begun with. Where other processes use the same cores, 1 is often the fastest.
 
     Returns:
         The finished run.
 
+    The same experiment gives the same bits on the same kind of processor with the same versions and number of threads,
+    and on the same kind of GPU, where torch has deterministic algorithms for all operations (it has for the networks
+    of this package; for others it warns). CPU and GPU step on the same batches, but round differently.
+
     A damaged run is trained again from the beginning, with a warning that names the file. While another process trains
     the same run, this one waits. The stop button (KeyboardInterrupt) and SIGTERM take effect after the current step,
-    with a checkpoint.
+    with a checkpoint. A run goes on on another kind of device than it was begun on, with a warning that names both.
 
     Raises:
-        TypeError: ``experiment`` is not an `Experiment`, or ``images`` are not `ncbook.datasets.ImageClasses`.
-        ValueError: the images have too few classes, or a class has too few samples; before anything is written.
+        TypeError: an argument is of a wrong type, such as an ``experiment`` that is no `Experiment`.
+        ValueError: the images have too few classes, or a class has too few samples; a device that is not there; a
+            folder that cannot be one; before anything is written.
         DivergedError: the loss became NaN, infinite or huge; the last checkpoint is kept.
         StorageError: the folder is full or cannot be written to; what was in it is kept.
     """
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment is of type {type(experiment).__name__}; allowed: ncbook.Experiment")
-    if images is not None and not isinstance(images, ImageClasses):
-        raise TypeError(f"images is of type {type(images).__name__}; allowed: ncbook.datasets.ImageClasses, or None")
-    handed_over = images is not None
+    handed_over = check_images(images) is not None
+    target = resolve_device(device)
+    threads = threads if threads is None else check_whole("threads", threads, 1, MOST_THREADS)
+    layout.resolve_runs_dir(runs_dir)
     images = images if handed_over else datasets.load_for(experiment)
     directory = runs.locate(experiment, runs_dir, images)
-    if run := runs.find(directory, images):
+    if run := runs.find(directory, images, device):
         return run
     splits = datasets.split_for(experiment, images)
     splits.check()
     about_images = {"fingerprint": images.fingerprint, "images_handed_over": handed_over}
     with runs.Lock(directory):
-        run = runs.find(directory, images)  # another process may have finished it meanwhile
+        run = runs.find(directory, images, device)  # another process may have finished it meanwhile
         if run is None:
-            target = resolve_device(device)
-            with _random_numbers_and_threads_put_back(target):
-                _fit(Store(directory), experiment, splits, about_images, target)
-            run = Run(directory, images=images)
+            with _random_numbers_and_threads_put_back(target), reproducible(target):
+                _fit(Store(directory), experiment, splits, about_images, target, threads)
+            run = Run(directory, images=images, device=device)
     return run
 
 
@@ -90,11 +103,17 @@ def _random_numbers_and_threads_put_back(device: torch.device):
         torch.set_num_threads(threads)
 
 
-def _fit(store: Store, experiment: Experiment, splits: ClassSplit, about_images: dict, device: torch.device) -> None:
+def _fit(store: Store, experiment: Experiment, splits: ClassSplit, about_images: dict, device, threads) -> None:
     """Train from the last checkpoint, or from the beginning, to the end."""
     config = store.restore() or {}
     # An interrupted run keeps its precision and its threads, on which its bits depend.
-    torch.set_num_threads(config.get("threads", torch.get_num_threads()))
+    kept = config.get("threads", threads or torch.get_num_threads())
+    if threads not in (None, kept):
+        warnings.warn(f"threads={threads}, but this run was begun with {kept} and keeps them", stacklevel=4)
+    if config and torch.device(config["device"]).type != device.type:
+        begun = f"this run was begun on {config['device']} and goes on on {device}"
+        warnings.warn(f"{begun}: its numbers are those of neither alone, to the last digits", stacklevel=4)
+    torch.set_num_threads(kept)
     source = splits.source_train
     precision = config.get("precision") or resolve_precision(experiment.precision, device)
     trainer = Trainer(experiment, source.images, source.labels, device=device, precision=precision)
@@ -134,15 +153,16 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
     measured_at = saved_at = time.monotonic()
     label = f"{experiment.dataset}, {experiment.n_source} source classes"
     steps = trainer.epochs * trainer.steps_per_epoch
-    with DeferredSignals() as signals, Progress(steps, label, done=trainer.epoch * trainer.steps_per_epoch) as bar:
+    done = trainer.epoch * trainer.steps_per_epoch + trainer.step
+    with DeferredSignals() as signals, Progress(steps, label, done=done) as bar:
         if trainer.epoch == trainer.step == 0:
             measured_at = _measure(trainer, store, splits, measured_at)
         while not trainer.finished:
             trainer.advance()
             ended = trainer.step == 0
+            bar.advance(1, f"loss {trainer.mean_loss():.3f}" if ended else "")
             if ended:
                 _refuse_diverged(trainer, store)
-                bar.advance(trainer.steps_per_epoch, f"loss {trainer.mean_loss():.3f}")
                 if trainer.epoch in measured:
                     measured_at = _measure(trainer, store, splits, measured_at)
             due = signals.pending is not None or time.monotonic() - saved_at > CHECKPOINT_SECONDS
@@ -150,7 +170,8 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
                 store.save_checkpoint(trainer.state())
                 saved_at = time.monotonic()
             if signals.pending is not None:
-                signals.deliver()
+                where = f"stopped at epoch {trainer.epoch} of {trainer.epochs}"
+                signals.deliver(f"{where}; everything is saved: run the same again to continue")
 
 
 def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -> float:

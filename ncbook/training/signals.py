@@ -7,6 +7,14 @@ import signal
 import threading
 
 
+class Stopped(KeyboardInterrupt):
+    """The stop button after a checkpoint: says what is saved. To every program it is a KeyboardInterrupt."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of forty lines of traceback."""
+        return [f"KeyboardInterrupt: {self}"]
+
+
 class DeferredSignals:
     """Context in which SIGINT and SIGTERM are remembered instead of acted upon; a second one acts at once.
 
@@ -30,12 +38,19 @@ class DeferredSignals:
         if self.pending is not None and kind is None:  # it came after the last place to stop
             self.deliver()
 
-    def deliver(self) -> None:
-        """Let the signal that came do what it does without us: KeyboardInterrupt, or the end of the process."""
+    def deliver(self, saved: str | None = None) -> None:
+        """Let the signal that came do what it does without us: KeyboardInterrupt, or the end of the process.
+
+        Args:
+            saved: what a KeyboardInterrupt is to say, as `Stopped`; None: nothing.
+        """
         self._put_back()
         number, self.pending = self.pending, None
-        if number is not None:
-            signal.raise_signal(number)
+        try:
+            if number is not None:
+                signal.raise_signal(number)
+        except KeyboardInterrupt as interrupt:
+            raise (Stopped(saved) if saved else interrupt) from None
 
     def _remember(self, number, frame) -> None:
         if self.pending is not None:

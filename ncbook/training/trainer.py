@@ -2,7 +2,7 @@
 
 Made and stepped by `ncbook.training.fit`, and by benchmarks. The batches and the augmentation of an epoch come from
 generators seeded by (seed, epoch), and the state within an epoch holds where those are: so a run continued from any
-state gives the bits of an uninterrupted one.
+state gives the bits of an uninterrupted one. They are on the CPU: every kind of device steps on the same batches.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ncbook import backbones, catalog, features, objectives
+from ncbook._checks import check_choice
 from ncbook.experiment import Experiment
 from ncbook.training.augmentations import AUGMENT
 from ncbook.training.schedules import learning_rate_factor
@@ -30,7 +31,7 @@ def derived_seed(*parts: int | str) -> int:
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Name of the dtype that training computes in; "auto": bfloat16 where the hardware multiplies in it."""
-    if precision != "auto":
+    if check_choice("precision", precision, catalog.PRECISIONS) != "auto":
         return precision
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -93,7 +94,7 @@ class Trainer:
         precision: str | None = None,
     ):
         self.experiment, self.device = experiment, torch.device(device)
-        self.precision = precision or resolve_precision(experiment.precision, self.device)
+        self.precision = resolve_precision(precision or experiment.precision, self.device)
         torch.manual_seed(derived_seed(experiment.seed, "weights"))
         self.backbone = backbones.build(experiment.backbone, images.shape[1], images.shape[-1])
         self.objective = objectives.build(experiment, self.backbone.feature_dim)
@@ -163,7 +164,7 @@ class Trainer:
             self._begin_epoch()
             self.images.noise.set_state(state["noise"])
             torch.set_rng_state(state["random"])
-            if self.device.type == "cuda":
+            if self.device.type == "cuda" and "random_cuda" in state:  # not where another kind of device began
                 torch.cuda.set_rng_state(state["random_cuda"], self.device)
             self._loss_sum = state["loss"].to(self.device)
 
@@ -187,14 +188,14 @@ class Trainer:
         seed = derived_seed(self.experiment.seed, "epoch", self.epoch + 1)
         torch.manual_seed(seed)  # for layers that draw random numbers
         self._remaining = self._batches(self.epoch + 1)
-        self.images.noise = torch.Generator(self.device).manual_seed(seed)
+        self.images.noise = torch.Generator().manual_seed(seed)
         self._loss_sum = torch.zeros((), device=self.device)
         self.backbone.train()
         self.objective.train()
 
     def _batches(self, epoch: int):
         seed = derived_seed(self.experiment.seed, "epoch", epoch)
-        return self.objective.batches(self.images.labels, torch.Generator(self.device).manual_seed(seed))
+        return self.objective.batches(self.images.labels, torch.Generator().manual_seed(seed))
 
     def _parameters(self) -> dict[str, Tensor]:
         modules = {"backbone": self.backbone, "objective": self.objective}
