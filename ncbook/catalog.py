@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 __all__ = [
     "AUGMENTATIONS", "BACKBONES", "Backbone", "DATASETS", "DataSet", "EPISODES", "GENERATED_AT_LEAST", "KNOWN_AS",
-    "MOST_NOVEL", "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS", "PRECISIONS", "PROTOCOLS", "ROWS", "SCHEDULES", "SPLITS",
+    "MOST_NOVEL", "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS", "PRECISIONS", "PROTOCOLS", "ROWS", "SCHEDULES",
+    "SPLITS",
 ]  # fmt: skip
 __dir__ = __all__.copy
 

@@ -1,7 +1,7 @@
 """Tests that go on looking: inputs drawn by hypothesis, each run other ones; how many were tried is said at the end.
 
-`make test` tries 100 inputs per test, of a seed that the commit gives; `make fuzz` 1,000, again and again with new seeds
-for as long as it is told to. ``pytest tests/fuzz --hypothesis-seed=SEED`` tries the same inputs again.
+`make test` tries 100 inputs per test, of a seed that the commit gives; `make fuzz` 1,000, again and again with new
+seeds for as long as it is told to. ``pytest tests/fuzz --hypothesis-seed=SEED`` tries the same inputs again.
 """
 
 import os
@@ -28,7 +28,7 @@ _tried = {}  # test -> inputs
 def pytest_runtest_makereport(item, call):
     report = yield
     statistics = getattr(item, "hypothesis_statistics", None)
-    if call.when == "call" and statistics:  # in a worker, where there are several processes; its report goes to the first
+    if call.when == "call" and statistics:  # in a worker, if there are several processes: its report goes to the first
         report.inputs_tried = sum(map(int, re.findall(r"(\d+) (?:passing|failing)\b", statistics)))
     return report
 
