@@ -34,8 +34,8 @@ def numbered(items: Collection) -> Iterator:
     """Yield networks to train one after the other; progress says meanwhile which of them it is about.
 
     Example:
-        >>> [_which for _ in numbered(["a", "b"])]
-        ['network 1 of 2, ', 'network 2 of 2, ']
+        >>> [Progress(300, "strokes").label for _ in numbered(["a", "b"])]
+        ['network 1 of 2, strokes', 'network 2 of 2, strokes']
     """
     global _which
     for number, item in enumerate(items, 1):
