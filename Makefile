@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Kernels talk over TCP on this machine alone and warn of it, once per notebook: that one line is left out.
-QUIETLY := 2> >(grep -vF "Kernel is running over TCP without encryption" >&2)
+QUIETLY := 2> >(grep --line-buffered -vF "Kernel is running over TCP without encryption" >&2)
 
 # nbval runs in the notebooks' folder: relative paths would point elsewhere there.
 ifneq ($(NCBOOK_DATA),)
@@ -51,7 +51,7 @@ PARALLEL := --numprocesses auto --maxprocesses 8
 test: env  ## All tests, some minutes of fuzzing, then all notebooks against their committed outputs.
 	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs" OMP_NUM_THREADS=1; set -e; \
 	$(BIN)/pytest $(PARALLEL) --ignore tests/fuzz; \
-	$(BIN)/pytest $(PARALLEL) --hypothesis-seed=$$((16#$$(git rev-parse --short=8 HEAD 2> /dev/null || echo 0))) tests/fuzz; \
+	$(BIN)/pytest $(PARALLEL) --timeout 1800 --hypothesis-seed=$$((16#$$(git rev-parse --short=8 HEAD 2> /dev/null || echo 0))) tests/fuzz; \
 	$(BIN)/pytest $(PARALLEL) --dist loadscope --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg --timeout 900 --durations 8
 
@@ -60,7 +60,7 @@ MINUTES ?= 10
 fuzz: env  ## Try new inputs for MINUTES=10 or until one is found that fails; prints the seed of each round.
 	@export OMP_NUM_THREADS=1 NCBOOK_FUZZ_EXAMPLES=1000; end=$$((SECONDS + 60 * $(MINUTES))); \
 	while [ $$SECONDS -lt $$end ]; do \
-		$(BIN)/pytest $(PARALLEL) --hypothesis-seed=$$((RANDOM * 32768 + RANDOM)) tests/fuzz || exit 1; \
+		$(BIN)/pytest $(PARALLEL) --timeout 0 --hypothesis-seed=$$((RANDOM * 32768 + RANDOM)) tests/fuzz || exit 1; \
 	done
 
 .PHONY: notebooks

@@ -182,5 +182,5 @@ def one_sentence():
         yield
     except (FileNotFoundError, ValueError) as error:
         text = f"{type(error).__name__}: {error}"
-        error._render_traceback_ = lambda: [text]
+        error._render_traceback_ = functools.partial(list, [text])  # no lambda: errors are pickled
         raise

@@ -159,7 +159,7 @@ def _checked(e: Experiment) -> dict[str, object]:
         ("augmentation", catalog.AUGMENTATIONS),
         ("precision", catalog.PRECISIONS),
     ):
-        check_choice(name, getattr(e, name), allowed, catalog.KNOWN_AS)
+        check_choice(name, getattr(e, name), allowed, catalog.KNOWN_AS if name == "dataset" else None)
     _refuse_others(e, "dataset", {name: entry.options for name, entry in catalog.DATASETS.items()})
     _refuse_others(e, "objective", {name: parameters for name, (_, parameters) in catalog.OBJECTIVES.items()})
     _refuse_others(e, "optimizer", catalog.OPTIMIZERS)
@@ -256,16 +256,19 @@ def _check_classes(e: Experiment, value: dict) -> None:
     )
     if n_novel == 1:
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
-    hint = "n_novel=None: what is to spare"
-    if e.n_novel is None and classes is not None:
-        hint = f"n_source at most {lists[0] if lists else classes - n_validation}"
+    most = lists[0] if lists else (classes or 0) - n_validation
+    hint = ""
+    if n_source > most >= 2:
+        hint = f" (n_source at most {most})"
+    elif n_source <= most and e.n_novel is not None:
+        hint = " (n_novel=None: what is to spare)"
     if lists is not None and (n_source > lists[0] or n_novel > lists[1]):
         raise ValueError(
             f"{counts} ask for more classes than {e.dataset!r} has; "
-            f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes ({hint})"
+            f"allowed by its published lists: {lists[0]} source and {lists[1]} novel classes{hint}"
         )
     if classes is not None and n_source + n_novel + n_validation > classes:
-        raise ValueError(f"{counts} ask for more classes than {e.dataset!r} has; allowed together: {classes} ({hint})")
+        raise ValueError(f"{counts} ask for more classes than {e.dataset!r} has; allowed together: {classes}{hint}")
     if value["train_way"] is not None and value["train_way"] > n_source:
         raise ValueError(f"train_way={value['train_way']}; allowed: at most n_source={n_source}")
 
@@ -292,11 +295,7 @@ Experiment.__init__ = _refuse_unknown(Experiment.__init__)
 def _assigned_literals(cell: str) -> dict[str, object]:
     """Plain ``name = literal`` assignments of a notebook cell; names of other assignments map to Ellipsis."""
     found: dict[str, object] = {}
-    try:
-        body = ast.parse(cell).body
-    except SyntaxError:  # a cell with a magic
-        return found
-    for node in body:
+    for node in _parsed(cell).body:
         targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(targets[0], ast.Name):
             try:
@@ -306,8 +305,19 @@ def _assigned_literals(cell: str) -> dict[str, object]:
     return found
 
 
+def _parsed(cell: str) -> ast.Module:
+    """The cell as Python; one with a magic is empty."""
+    try:
+        return ast.parse(cell)
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
 def _names_used(cell: str) -> set[str]:
-    return {node.id for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name)}
+    """Names that a cell reads and does not set itself."""
+    names = [node for node in ast.walk(_parsed(cell)) if isinstance(node, ast.Name)]
+    read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    return read - {node.id for node in names if isinstance(node.ctx, ast.Store)}
 
 
 def check_parameters(cells: list[str] | None = None) -> None:
@@ -345,6 +355,7 @@ def check_parameters(cells: list[str] | None = None) -> None:
             injected, names = {}, assigned.keys()
             stale = (stale | {name for old in parameter_cells if old & names for name in old}) - names
             parameter_cells = [old for old in parameter_cells if not old & names] + [names]
+        stale -= assigned.keys()  # set anywhere else, a name has the value that a reader sees
     used = _names_used(cells[-1]) if stale else set()
     known = stale.union(*parameter_cells)
     for name in sorted(stale & used):

@@ -35,6 +35,7 @@ def reproducible(device: torch.device):
     """Full float32 in here (no TF32, no bfloat16 unasked), and on CUDA the algorithms that give the same bits again.
 
     The caller's settings come back afterwards, but for CUBLAS_WORKSPACE_CONFIG, which counts when CUDA is first used.
+    The settings are the process's: another thread that computes meanwhile gets them, too.
     An operation that torch has no deterministic algorithm for is warned of, and computed all the same.
     """
     cudnn, mkldnn, mode = torch.backends.cudnn, torch.backends.mkldnn, torch.get_deterministic_debug_mode()

@@ -366,7 +366,8 @@ class LiveFigure:
         from IPython.display import display
 
         fig, ax = plt.subplots(figsize=(4.5, 3))
-        function(*values, ax=ax, **options).legend()
+        if function(*values, ax=ax, **options).get_lines():
+            ax.legend()
         plt.close(fig)  # or it would be shown once more at the end of the cell
         if self._display is None:
             self._display = display(fig, display_id=True)

@@ -1,6 +1,6 @@
 """How far a long computation is: a bar in JupyterLab, a line every ten seconds elsewhere, silence under nbval.
 
-The environment variable NCBOOK_PROGRESS chooses by hand: "bar", "lines" or "off". Used by `training`.
+The environment variable NCBOOK_PROGRESS chooses by hand: "bar", "lines" or "off". Used by `training`, `sweeps`, `plots` and notebooks.
 """
 
 import contextlib
@@ -38,10 +38,12 @@ def numbered(items: Collection) -> Iterator:
         ['network 1 of 2, strokes', 'network 2 of 2, strokes']
     """
     global _which
-    for number, item in enumerate(items, 1):
-        _which = f"network {number} of {len(items)}, " if len(items) > 1 else ""
-        yield item
-    _which = ""
+    try:
+        for number, item in enumerate(items, 1):
+            _which = f"network {number} of {len(items)}, " if len(items) > 1 else ""
+            yield item
+    finally:  # a loop that is left early, too
+        _which = ""
 
 
 class Progress:

@@ -25,7 +25,7 @@ def sweep(
     *,
     runs_dir: str | os.PathLike | None = None,
     threads: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
 ) -> pd.DataFrame:
     """Train or find every experiment, and put their histories under each other.
 
@@ -48,7 +48,7 @@ def sweep(
 
     Raises:
         TypeError: something else than an `Experiment` or an executor; before anything is trained.
-        ValueError: no experiment at all, less than one thread, or a pool that forks a process which has used CUDA.
+        ValueError: no experiment at all, less than one thread, or a pool that forks where there is CUDA.
     """
     if not isinstance(experiments, Iterable):
         raise TypeError(f"experiments is of type {type(experiments).__name__}; allowed: a list of ncbook.Experiment")
@@ -61,8 +61,9 @@ def sweep(
         raise ValueError("experiments is empty; allowed: at least one ncbook.Experiment")
     if threads is not None:
         check_whole("threads", threads, 1, training.MOST_THREADS)
-    _check_executor(executor)
-    resolve_device(device if executor is None else "auto")  # a worker may have what this machine has not
+    _check_executor(executor, device)
+    if executor is None:  # a worker may have what this machine has not
+        resolve_device(device)
     folder = None if runs_dir is None else str(runs.layout.resolve_runs_dir(runs_dir))
     failed = 0
     with Progress(len(wanted), f"{len(wanted)} experiments") as bar:
@@ -73,15 +74,16 @@ def sweep(
     return pd.concat([_rows(experiment, *found) for experiment, found in wanted.items()], ignore_index=True)
 
 
-def _check_executor(executor: object) -> None:
-    """Accept None or an executor whose processes can use what this one has used."""
+def _check_executor(executor: object, device: str | torch.device) -> None:
+    """Accept None or an executor whose processes can use the device."""
     if executor is not None and not isinstance(executor, Executor):
         allowed = "a concurrent.futures.Executor, such as client.get_executor() of Dask, or None"
         raise TypeError(f"executor is of type {type(executor).__name__}; allowed: {allowed}")
     context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor
-    if context is not None and context.get_start_method() == "fork" and torch.cuda.is_initialized():
-        allowed = "a ProcessPoolExecutor with mp_context=multiprocessing.get_context('spawn')"
-        raise ValueError(f"executor forks this process, which has used CUDA; allowed: {allowed}")
+    forks = context is not None and context.get_start_method() == "fork"
+    if forks and str(device) != "cpu" and torch.cuda.is_available():
+        allowed = "a ProcessPoolExecutor with mp_context=multiprocessing.get_context('spawn'), or device='cpu'"
+        raise ValueError(f"executor forks this process, and a fork cannot use CUDA; allowed: {allowed}")
 
 
 def _finished(experiments, executor, folder, threads, device):
@@ -109,6 +111,8 @@ def _one(experiment: Experiment, folder: str | None, threads: int | None, device
 
 def _own_gpu() -> str:
     """Of several GPUs the one of this worker, by its number among the processes that its parent started."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:  # somebody has chosen, as dask-cuda does for each worker
+        return "auto"
     number, count = getattr(multiprocessing.current_process(), "_identity", ()), torch.cuda.device_count()
     return f"cuda:{(number[-1] - 1) % count}" if number and count > 1 else "auto"
 

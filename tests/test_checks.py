@@ -1,6 +1,7 @@
 """The one dialect of messages: the parameter, what came, what is allowed."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -115,3 +116,10 @@ def test_rows_that_are_not_finite_are_named():
         "features holds NaN or infinity in 1 of 5 rows, first in row 3; allowed: finite numbers"
     )
     assert "up to 1e+30; allowed: numbers small enough" in _checks.describe_not_finite(torch.full((2, 2), 1e30))
+
+
+def test_an_error_in_one_sentence_crosses_processes():
+    with pytest.raises(ValueError, match="omniglot") as error, _checks.one_sentence():
+        raise ValueError("did you mean 'omniglot'?")
+    again = pickle.loads(pickle.dumps(error.value))
+    assert str(again) == str(error.value) and again._render_traceback_() == ["ValueError: did you mean 'omniglot'?"]

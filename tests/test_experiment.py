@@ -216,6 +216,31 @@ def test_a_reader_may_rename_and_add_parameters():
     check_parameters([PARAMETERS, "more: int = 4", USING, PARAMETERS, USING])  # two cells of parameters
 
 
+def test_a_parameter_that_a_reader_sets_elsewhere():
+    name = re.findall(r"^(\w+):", PARAMETERS, re.MULTILINE)[0]
+    without = "\n".join(line for line in PARAMETERS.splitlines() if not line.startswith(name))
+    with pytest.raises(ParameterError):
+        check_parameters([PARAMETERS, USING, without, USING])
+    check_parameters([PARAMETERS, USING, without, f"{name} = 3", USING])
+    check_parameters([PARAMETERS, USING, without, f"for {name} in (3, 4):\n    {USING}"])
+    check_parameters([PARAMETERS, USING, without, "%%time\n" + USING])  # a magic: not looked into
+
+
+@pytest.mark.parametrize(
+    ("parameters", "hint"),
+    [
+        ({"n_validation": 100_000}, "allowed together: 16384"),
+        ({"dataset": "fc100", "n_novel": 21}, "(n_source at most 60)"),
+        ({"dataset": "cifar10", "n_source": 8, "n_novel": 5}, "(n_novel=None: what is to spare)"),
+        ({"backbone": "cifar100"}, "allowed: conv4"),
+    ],
+)
+def test_hints_are_of_help(parameters, hint):
+    with pytest.raises(ParameterError) as raised:
+        Experiment(**parameters)
+    assert hint in str(raised.value) and "-" not in hint and "at most -" not in str(raised.value)
+
+
 def test_an_injected_cell_that_was_put_right_is_forgotten():
     bad, good = "# Parameters\nn_sorce = 8", "# Parameters\nn_source = 8"
     check_parameters([PARAMETERS, bad, "check_parameters()", good, "check_parameters()"])

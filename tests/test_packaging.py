@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from importlib import metadata
@@ -157,9 +158,9 @@ def clone(root, tmp_path_factory):
     return folder
 
 
-def python(code, cwd, path=""):
+def python(code, cwd, path="", *options):
     """Run code where nothing but ``path`` and the installed packages can be imported."""
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, *options, "-c", code]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PYTHONPATH": str(path)}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
 
@@ -171,11 +172,11 @@ def test_the_folder_above_a_clone_does_not_hide_the_package(clone, tmp_path):
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
-    code = (
-        f"import site; site.addsitedir({str(tmp_path / 'site')!r}); import ncbook; print(ncbook.Experiment.__module__)"
-    )
-    done = python(code, clone.parent)
-    assert done.stdout.strip() == "ncbook.experiment", done.stderr
+    # Without the environment's own .pth files, one of which leads to the working tree.
+    packages = sysconfig.get_paths()["purelib"]
+    code = f"import site, sys; sys.path.append({packages!r}); site.addsitedir({str(tmp_path / 'site')!r}); "
+    done = python(code + "import ncbook; print(ncbook.Experiment.__module__, ncbook.__file__)", clone.parent, "", "-S")
+    assert done.stdout.split() == ["ncbook.experiment", str(clone / "ncbook" / "__init__.py")], done.stderr
 
 
 def test_a_wheel_holds_the_package_and_its_data(clone, tmp_path):

@@ -92,3 +92,10 @@ def test_a_kernel_shows_lines_on_the_terminal_it_was_started_from_too(clock, cap
     os.close(writing)
     with open(reading) as terminal:
         assert terminal.read() == capsys.readouterr().out == "a sentence\n"
+
+
+def test_a_loop_over_networks_that_is_left_early_leaves_no_number_behind():
+    for _ in progress.numbered("abc"):
+        assert progress.Progress(1, "x").label == "network 1 of 3, x"
+        break
+    assert progress.Progress(1, "x").label == "x"

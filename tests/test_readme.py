@@ -78,6 +78,7 @@ def test_targets_and_files_named_in_the_text_are_there(root, readme, targets):
 
 def test_python_blocks_run(readme, tmp_path, monkeypatch, capsys):
     def tiny(**parameters):
+        Experiment(**parameters)  # as the text has it
         least = min(parameters.get("n_source", 64), 6)
         return Experiment(**{**parameters, "n_source": least, "n_novel": 5, "epochs": 1, "measurements": 2}
                           | ({"train_way": 5} if "train_way" in parameters else {}))  # fmt: skip

@@ -258,7 +258,10 @@ def test_a_list_of_runs_prints_what_tells_them_apart(tiny, tmp_path):
     assert {"n_source", "directory", "schedule"} <= {*table.columns} and "more columns" in lines[-1]
     assert "seed" in table._repr_html_() and "n_source" not in table._repr_html_()
     assert runs.remove(table.query("seed == 1")) > 0 and len(runs.list(tmp_path)) == 1
-    assert repr(runs.list(tmp_path / "none")) and repr(table[["seed"]])
+    assert repr(runs.list(tmp_path / "none"))
+    for name in ("seed", "directory", "n_source"):  # what is asked for is shown
+        assert repr(table[[name]]) == repr(pd.DataFrame(table)[[name]])
+    assert repr(pd.concat([table, table], axis=1))
 
 
 # What may be deleted

@@ -111,8 +111,8 @@ def test_refuses_before_any_work(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pool_that_forks_after_cuda_was_used_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+def test_a_pool_that_forks_is_refused_where_there_is_cuda(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with (
         ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool,
         pytest.raises(ValueError, match=r"executor forks .*; allowed: .*multiprocessing\.get_context\('spawn'\)"),

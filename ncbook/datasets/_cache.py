@@ -46,12 +46,12 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        warnings.warn(f"the cached data set {path} is damaged and is rebuilt: {error!r}", stacklevel=4)
+        warnings.warn(f"the cached data set {path} is damaged and is rebuilt: {error!r}", stacklevel=5)
     images = build()
     try:
         _write(path, images)
     except OSError as error:
-        warnings.warn(f"the data set {name!r} cannot be cached and is rebuilt at each load: {error}", stacklevel=4)
+        warnings.warn(f"the data set {name!r} cannot be cached and is rebuilt at each load: {error}", stacklevel=5)
     return images
 
 

@@ -234,8 +234,12 @@ def _entries(source: Path, archive: zipfile.ZipFile, suffixes: set[str]) -> Read
             with suppress(UnicodeError):
                 name = name.encode("cp437").decode("utf-8")
         path = PurePosixPath(name)  # a//b and a/./b are a/b
-        if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise ValueError(f"{source} holds {name[:LONGEST]!r}, a path that leads out of it: it is not read")
+        if "\\" in name:
+            raise ValueError(f"{source} holds {name[:LONGEST]!r}; allowed: / between folders (pack it again)")
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(
+                f"{source} holds {name[:LONGEST]!r}, a path that may lead out of it; allowed: paths without .. or a / in front"
+            )
         hidden = any(part.startswith(HIDDEN) for part in path.parts)
         if "\0" in name or not (entry.is_dir() or hidden or path.suffix.lower() not in suffixes):
             if str(path) in files:
@@ -287,7 +291,7 @@ def unpacked(path: Path, most: int = LARGEST_FILE) -> bytes:
         while content.tell() <= most and content.write(file.read(2**20)):
             pass
     if content.tell() > most:
-        raise ValueError(f"{path} holds more than {most} bytes; allowed: {most}, as in the official file")
+        raise ValueError(f"{path} holds more than {most} bytes; allowed: {most}")
     return content.getvalue()
 
 

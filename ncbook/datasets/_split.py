@@ -64,7 +64,7 @@ def split_classes(
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
     order = {kind: _class_order(images, candidates, class_seed) for kind, candidates in _candidates(images).items()}
     numbers = f"n_source={n_source}, n_novel={n_novel} and n_validation={n_validation}"
-    hint = " (n_novel=None: what is to spare)" if n_novel else ""
+    hint = " (n_novel=None: what is to spare)" if n_novel and n_source <= len(order["source"]) else ""
     if images.official is None:
         total = len(images.class_names)
         has = f"has {total} classes"

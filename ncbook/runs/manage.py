@@ -30,6 +30,8 @@ class Runs(pd.DataFrame):
         return Runs
 
     def _brief(self) -> pd.DataFrame:
+        if not {*_FIRST, "directory", "n_source"} <= {*self} or not self.columns.is_unique:  # a reader's own selection
+            return pd.DataFrame(self)
         first = [name for name in _FIRST if name in self]
         others = (name for name in self if name not in [*first, "directory"])
         return pd.DataFrame(self)[[*first, *(name for name in others if self[name].astype(str).nunique() > 1)]]

@@ -60,10 +60,13 @@ class Run:
         ValueError: it was written by a version of the package with another layout.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, images: ImageClasses | None = None, device: str = "auto"):
+    def __init__(
+        self, directory: str | os.PathLike, *, images: ImageClasses | None = None, device: str | torch.device = "auto"
+    ):
         self.directory, self._images = layout.check_folder("directory", directory), check_images(images)
         self.device = device
-        resolve_device(device)
+        if device != "auto":  # asking for CUDA here would keep forked processes from it
+            resolve_device(device)
         path = self.directory / layout.CONFIG
         if not path.is_file():
             raise FileNotFoundError(f"no run in {self.directory}: config.json is missing")

@@ -15,7 +15,7 @@ class PairMoments(NamedTuple):
     r"""Moments of classes and of ordered pairs (i, j), with D = mu_i - mu_j. All float64; leading dimensions allowed.
 
     Of features whose fourth powers are no numbers, too large or too small, they are those of the features times a power
-    of two: every bound is a ratio in which the scale cancels.
+    of two, one for all leading dimensions: every bound is a ratio in which the scale cancels.
 
     Attributes:
         squared_distance: |D|^2, [C, C]; 1 on the diagonal, which nobody reads.
