@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_LARGEST = 2**53  # of whole numbers without another limit: sums of a few of them are numbers of 64 bits
+
+
 def nearest(name: object, allowed: Iterable[str]) -> str:
     """Say what is allowed, the nearest valid name first.
 
@@ -69,20 +72,29 @@ def named_arguments(function):
     return checked
 
 
+def _plain(value: object) -> object:
+    """A number of NumPy or torch as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def check_whole(name: str, value: object, low: int, high: float = math.inf) -> int:
-    """Accept an integer from ``low`` to ``high``.
+    """Accept an integer from ``low`` to ``high``, of Python, NumPy or torch.
 
     Example:
         >>> check_whole("shot", 0, 1)
         Traceback (most recent call last):
         ValueError: shot=0; allowed: a whole number of at least 1
     """
+    number = _plain(value)
+    whole = hasattr(number, "__index__") and not isinstance(number, bool) and not getattr(number, "ndim", 0)
+    if whole and high == math.inf and operator.index(number) > _LARGEST:
+        high = _LARGEST
     allowed = f"a whole number of at least {low}" + (f" and at most {high}" if high < math.inf else "")
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if not whole:
         raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; allowed: {allowed}")
-    if not low <= operator.index(value) <= high:
+    if not low <= operator.index(number) <= high:
         raise ValueError(f"{name}={value!r}; allowed: {allowed}")
-    return operator.index(value)
+    return operator.index(number)
 
 
 def check_real(
@@ -104,7 +116,8 @@ def check_real(
     ends = [f"above {low}" if above_low else f"of at least {low}"] if low > -math.inf else []
     ends += [f"below {high}" if below_high else f"of at most {high}"] if high < math.inf else []
     allowed = " ".join(["a finite number", " and ".join(ends)]).strip()
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+    plain = _plain(value)
+    if isinstance(plain, bool | str) or not hasattr(plain, "__float__") or getattr(plain, "ndim", 0):
         hint = ""
         if isinstance(value, str):
             try:
@@ -112,7 +125,10 @@ def check_real(
             except ValueError:
                 hint = ""
         raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; allowed: {allowed}{hint}")
-    number = float(value) + 0.0  # -0.0 becomes 0.0
+    try:
+        number = float(plain) + 0.0  # -0.0 becomes 0.0
+    except OverflowError:  # an integer of more than 300 digits
+        number = math.inf
     inside = math.isfinite(number) and low <= number <= high
     if not inside or (above_low and number == low) or (below_high and number == high):
         raise ValueError(f"{name}={value!r}; allowed: {allowed}")

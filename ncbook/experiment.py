@@ -167,8 +167,9 @@ def _checked(e: Experiment) -> dict[str, object]:
         check_choice("protocol", e.protocol, catalog.PROTOCOLS)
     if e.path is not None and not isinstance(e.path, str | os.PathLike):
         raise TypeError(f"path={e.path!r} is of type {type(e.path).__name__}; allowed: text, or None")
-    check_whole("n_source", e.n_source, 2)
-    check_whole("n_validation", e.n_validation or 0, 0)
+    for name, low in (("n_source", 2), ("n_validation", 0)):  # defaults of others depend on these
+        if name == "n_source" or getattr(e, name) is not None:
+            object.__setattr__(e, name, check_whole(name, getattr(e, name), low))
 
     defaults = _dependent_defaults(e)
     value = {name: defaults.get(name) if found is None else found for name, found in e.to_dict().items()}

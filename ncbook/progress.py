@@ -1,6 +1,7 @@
 """How far a long computation is: a bar in JupyterLab, a line every ten seconds elsewhere, silence under nbval.
 
-The environment variable NCBOOK_PROGRESS chooses by hand: "bar", "lines" or "off". Used by `training`, `sweeps`, `plots` and notebooks.
+The environment variable NCBOOK_PROGRESS chooses by hand: "bar", "lines" or "off". Used by `training`, `sweeps`, `plots`
+and notebooks.
 """
 
 import contextlib

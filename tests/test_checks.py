@@ -118,6 +118,20 @@ def test_rows_that_are_not_finite_are_named():
     assert "up to 1e+30; allowed: numbers small enough" in _checks.describe_not_finite(torch.full((2, 2), 1e30))
 
 
+def test_numbers_of_torch_and_numbers_that_are_too_large():
+    assert _checks.check_whole("n", torch.tensor(3), 1) == 3 and _checks.check_real("x", torch.tensor(2.5)) == 2.5
+    for wrong in (torch.tensor(True), torch.tensor([1, 2]), np.array([1]), np.bool_(True), torch.tensor(1.5)):
+        with pytest.raises(TypeError, match=r"n=.* is of type .*; allowed: a whole number of at least 1"):
+            _checks.check_whole("n", wrong, 1)
+    for wrong in (torch.tensor(True), torch.tensor([1.0, 2.0]), np.array([1.0])):
+        with pytest.raises(TypeError, match=r"x=.* is of type .*; allowed: a finite number"):
+            _checks.check_real("x", wrong)
+    with pytest.raises(ValueError, match=f"n={2**62}; allowed: a whole number of at least 1 and at most {2**53}"):
+        _checks.check_whole("n", 2**62, 1)
+    with pytest.raises(ValueError, match="x=10.*; allowed: a finite number"):
+        _checks.check_real("x", 10**400)
+
+
 def test_an_error_in_one_sentence_crosses_processes():
     with pytest.raises(ValueError, match="omniglot") as error, _checks.one_sentence():
         raise ValueError("did you mean 'omniglot'?")

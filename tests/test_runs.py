@@ -260,7 +260,7 @@ def test_a_list_of_runs_prints_what_tells_them_apart(tiny, tmp_path):
     assert runs.remove(table.query("seed == 1")) > 0 and len(runs.list(tmp_path)) == 1
     assert repr(runs.list(tmp_path / "none"))
     for name in ("seed", "directory", "n_source"):  # what is asked for is shown
-        assert repr(table[[name]]) == repr(pd.DataFrame(table)[[name]])
+        assert repr(table[[name]]) == repr(pd.DataFrame(table)[[name]]) and "more" not in table[[name]]._repr_html_()
     assert repr(pd.concat([table, table], axis=1))
 
 

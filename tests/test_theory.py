@@ -621,6 +621,16 @@ def test_the_scale_of_features_changes_no_bound(exponent):
             assert not plain[~eye.bool()].isnan().any()
 
 
+def test_numbers_at_the_end_of_their_range():
+    one = torch.ones(2, dtype=torch.float64)
+    assert theory.gaussian_error(one, one, one, 2.0**60) == theory.gaussian_error(one, one, one, 1e12)
+    call = dict(variance_gain=1.0, distance=1.0, sample_distance=1e-200)
+    assert theory.new_samples_bound(0.1, mean_error=1e200, **call) == math.inf
+    assert theory.quadratic_bound(2**70, 3) == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"shot=tensor\(\[1, 2\]\); allowed: a finite number of at least 1"):
+        theory.cdnv_bound(0.1, torch.tensor([1, 2]))
+
+
 def test_quadratic_bound_is_never_above_the_first_one_not_even_by_rounding():
     v = torch.logspace(-12, 3, 2000, dtype=torch.float64)
     for shot in (1, 2, 3, 100):

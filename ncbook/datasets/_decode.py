@@ -64,9 +64,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Gray of 16 bits or floats, which Pillow would clip, as "L", or as "LA" if one value stands for transparency."""
     values = np.asarray(image)  # [height, width], uint16, int32 or float32
     low, high, white = values.min(), values.max(), 1 if image.mode == "F" else 65535
-    if not (low >= 0 and high <= white) or (
-        image.mode == "I" and image.format != "PPM" and 0 < high <= 255
-    ):  # NaN; 8 bits or 16?
+    ambiguous = image.mode == "I" and image.format != "PPM" and 0 < high <= 255  # 8 bits or 16? PPM says its largest
+    if not (low >= 0 and high <= white) or ambiguous:  # NaN, too
         allowed = "floats from 0 to 1, or integers from 0 to 65535 (of 32 bits: some above 255)"
         raise ValueError(f"values from {low:g} to {high:g}; allowed: {allowed}")
     gray = Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))

@@ -237,9 +237,8 @@ def _entries(source: Path, archive: zipfile.ZipFile, suffixes: set[str]) -> Read
         if "\\" in name:
             raise ValueError(f"{source} holds {name[:LONGEST]!r}; allowed: / between folders (pack it again)")
         if path.is_absolute() or ".." in path.parts:
-            raise ValueError(
-                f"{source} holds {name[:LONGEST]!r}, a path that may lead out of it; allowed: paths without .. or a / in front"
-            )
+            words = "a path that may lead out of it; allowed: paths without .. or a / in front"
+            raise ValueError(f"{source} holds {name[:LONGEST]!r}, {words}")
         hidden = any(part.startswith(HIDDEN) for part in path.parts)
         if "\0" in name or not (entry.is_dir() or hidden or path.suffix.lower() not in suffixes):
             if str(path) in files:

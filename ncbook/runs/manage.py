@@ -38,7 +38,8 @@ class Runs(pd.DataFrame):
 
     def __repr__(self) -> str:
         brief = self._brief()
-        return f"{brief!r}\nand {len(self.columns) - len(brief.columns)} more columns"
+        more = len(self.columns) - len(brief.columns)
+        return repr(brief) + (f"\nand {more} more columns" if more else "")
 
     def _repr_html_(self) -> str:
         return self._brief()._repr_html_()

@@ -43,8 +43,8 @@ def check_at_least(
 
 def check_shot(shot) -> None:
     """Refuse what is not at least one shot."""
-    if shot is None:
-        raise ValueError("shot=None; allowed: a finite number of at least 1")
+    if shot is None or (isinstance(shot, torch.Tensor) and shot.ndim):
+        raise ValueError(f"shot={shot}; allowed: a finite number of at least 1")
     check_at_least("shot", shot, 1)
 
 

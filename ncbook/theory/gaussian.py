@@ -9,6 +9,7 @@ from torch import Tensor
 from ._checks import check_shot
 
 _TOLERANCE = 1e-10  # relative change at which the integral is called converged
+_MOST_SHOTS = 1e12  # with more, errors differ by less than rounding does
 _MOST_NODES = 2**15
 
 
@@ -53,6 +54,7 @@ def gaussian_error(gap: Tensor, first: Tensor, second: Tensor, shot: int) -> flo
         True
     """
     check_shot(shot)
+    shot = min(shot, _MOST_SHOTS)
     gap = torch.as_tensor(gap).detach().double()
     if gap.ndim != 1:
         raise ValueError(f"gap has shape {list(gap.shape)}; allowed: [D]")

@@ -70,7 +70,7 @@ def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = 
     check_shot(shot)
     if pool is not None:
         check_pool("pool", pool, shot, queries)
-    values = torch.as_tensor(cdnv, dtype=torch.float64)
+    values = torch.as_tensor(cdnv if isinstance(cdnv, Tensor) else float(cdnv), dtype=torch.float64)
     # far above the largest V whose quadratic is kept the bound is 1, which is its limit
     v = values.nan_to_num(0.0, posinf=_VACUOUS).clamp_max(_VACUOUS).flatten()
     parabolas = _parabolas(float(shot), pool, queries).to(v.device)

@@ -46,7 +46,10 @@ def new_samples_bound(cdnv, *, mean_error, variance_gain, distance, sample_dista
     check_at_least("variance_gain", variance_gain, 0)
     check_at_least("distance", distance, 0, above=True)
     check_at_least("sample_distance", sample_distance, 0, above=True)
-    return (cdnv + variance_gain / sample_distance**2) * (1 + 2 * mean_error / distance) ** 2
+    factor = 1 + 2 * mean_error / distance
+    return (
+        (cdnv + variance_gain / sample_distance / sample_distance) * factor * factor
+    )  # ** raises where these overflow
 
 
 def new_classes_half_width(n_classes: int, *, confidence: float = 0.95) -> float:
