@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncbook import collapse, fewshot, theory
-from ncbook.theory import PairMoments, distributions, gaussian_error
+from ncbook.theory import PairMoments, constant, distributions, gaussian_error
 
 
 def enumerate_margins(first, second, shot):
@@ -43,7 +43,11 @@ def test_directional_bound_is_cantelli_with_the_exact_moments(seed, shot):
 
 def bounds(moments, shot):
     """Every two-class bound of the pair (0, 1), by name."""
-    return {
+    one_shot = {"T3": theory.one_shot_bound(moments.cdnv)[..., 0, 1]} if shot == 1 else {}
+    return one_shot | {
+        "T1": theory.sharp_bound(moments.cdnv, shot)[..., 0, 1],
+        "T2": theory.leave_one_out_bound(moments.cdnv, shot)[..., 0, 1],
+        "best": theory.best_bound(moments.cdnv, shot)[..., 0, 1],
         "B1": theory.cdnv_bound(moments.cdnv, shot)[..., 0, 1],
         "B2": theory.second_moment_bound(moments, shot=shot)[..., 0, 1],
         "B3": theory.directional_bound(moments, shot=shot)[..., 0, 1],
@@ -526,6 +530,11 @@ def test_combined_bound_is_a_number_times_what_is_unknown():
         (lambda: theory.cdnv_bound(0.1, 5, pool=5), "more samples than shots"),
         (lambda: theory.cdnv_bound(0.1, 5, pool=6, queries="some"), "queries='some' is unknown; allowed: undrawn, all"),
         (lambda: theory.mean_mismatch_bound(-1.0), "cdnv=-1.0"),
+        (lambda: theory.sharp_bound(-0.1, 1), "cdnv=-0.1"),
+        (lambda: theory.leave_one_out_bound(torch.tensor([0.1, -0.5]), 1), "cdnv=-0.5"),
+        (lambda: theory.one_shot_bound(0.1, 2), "shot=2; allowed: a whole number of at least 1 and at most 1"),
+        (lambda: theory.fixed_center_bound(-0.5), "ratio=-0.5"),
+        (lambda: theory.best_bound(-0.1, 1), "cdnv=-0.1"),
         (lambda: theory.new_classes_half_width(1), "n_classes=1"),
         (lambda: theory.new_classes_half_width(8, confidence=1.0), "confidence=1.0"),
         (
@@ -564,6 +573,12 @@ def test_an_infinite_cdnv_gives_the_limit_of_every_bound():
         (lambda v: theory.cdnv_bound(v, 5), 2.0),
         (lambda v: theory.cdnv_bound(v, 2, pool=7), 2.0),
         (theory.mean_mismatch_bound, 1.0),
+        (lambda v: theory.sharp_bound(v, 5), math.inf),
+        (lambda v: theory.leave_one_out_bound(v, 5), 1 + 5 / 49),
+        (theory.one_shot_bound, 1.0),
+        (theory.fixed_center_bound, 2.0),
+        (lambda v: theory.best_bound(v, 1), 1.0),
+        (lambda v: theory.best_bound(v, 5), 1.0),
         (lambda v: theory.quadratic_bound(v, 1), 1.0),
         (lambda v: theory.quadratic_bound(v, 5), 1.0),
         (lambda v: theory.spread_bound(v, 5, 3.0), math.inf),
@@ -635,6 +650,10 @@ def test_shots_that_are_none(wrong):
     for call in (
         lambda: theory.cdnv_bound(0.1, wrong),
         lambda: theory.quadratic_bound(0.1, wrong),
+        lambda: theory.sharp_bound(0.1, wrong),
+        lambda: theory.leave_one_out_bound(0.1, wrong),
+        lambda: theory.one_shot_bound(0.1, wrong),
+        lambda: theory.best_bound(0.1, wrong),
         lambda: theory.spread_bound(0.1, wrong, 2),
         lambda: theory.directional_bound(x, y, wrong),
         lambda: theory.second_moment_bound(x, y, shot=wrong),
@@ -673,3 +692,68 @@ def test_numbers_that_are_none_are_refused(broken):
             call()
     with pytest.raises(ValueError, match="pair_errors=nan; allowed"):
         theory.multiclass_bound(torch.full((3, 3), math.nan))
+
+
+def test_the_constant_is_four_values_in_closed_form():
+    v = 0.1
+    assert [round(theory.best_bound(v, n), 3) for n in (1, 2, 5, 20)] == [0.346, 0.351, 0.313, 0.293]
+    assert [round(theory.quadratic_bound(v, n), 3) for n in (1, 2, 5, 20)] == [0.462, 0.415, 0.341, 0.300]
+    assert [round(constant.second_order(n), 4) for n in (1, 4, 7, 8)] == [5, 7.53, 7.4406, 7.3102]
+    assert theory.sharp_bound(v, 1) == pytest.approx((0.4 + 2 * 5 * 0.01) / 1.4)
+    assert theory.leave_one_out_bound(v, 1) == pytest.approx(6 * v / (1 + 3 * v))
+    assert theory.leave_one_out_bound(v, 10**9) == pytest.approx(theory.mean_mismatch_bound(v))
+    for v in (0.05, 0.3, 0.5, 0.9, 2.0):  # the best z by trying many
+        z = torch.linspace(3, 5000, 200_001, dtype=torch.float64)
+        tried = float((z**2 * v / ((z - 1) * (1 + z * v))).min())
+        assert theory.one_shot_bound(v) <= tried + 1e-12 and theory.one_shot_bound(v) == pytest.approx(tried, abs=1e-3)
+
+
+@pytest.mark.parametrize("shot", [1, 2, 3, 5, 7, 8, 1000, 10**12])
+def test_below_4v_for_every_number_of_shots(shot):
+    assert constant.second_order(shot) < 8
+    v = torch.logspace(-9, 6, 3001, dtype=torch.float64)
+    best = theory.best_bound(v, shot)
+    assert (theory.sharp_bound(v, shot) < 4 * v).all() and (best < 4 * v).all() and (best <= 1).all()
+    for bound in (theory.sharp_bound, theory.leave_one_out_bound, theory.best_bound):
+        assert (bound(v, shot).diff() >= -1e-15).all()
+    assert (best >= theory.mean_mismatch_bound(v) - 1e-15).all(), "attained at n = 1: too good to be true"
+
+
+@pytest.mark.parametrize("shot", [1, 2, 5])
+def test_no_constant_below_four_serves_any_number_of_shots(shot):
+    pair = distributions.two_point([1e-2, 1e-3, 1e-4, 1e-5])
+    v, error = pair.moments.cdnv[:, 0, 1], distributions.errors(pair, shot)
+    assert (error <= theory.best_bound(v, shot) + 1e-15).all()
+    torch.testing.assert_close(error / (4 * v), 1 - shot * pair.weights[:, 0, 1], rtol=0, atol=0.03)
+    assert 0.9999 < float(error[-1] / (4 * v[-1])) < 1 and float(error[-1] / theory.sharp_bound(v[-1], shot)) > 0.9999
+
+
+@pytest.mark.parametrize("shot", [1, 2, 3])
+def test_a_search_for_the_worst_distributions_stays_below_the_best_bound(shot):
+    found = distributions.search(lambda m: m.cdnv, shot=shot, points=3, dim=2, rounds=60, seed=shot)
+    ratio = found.error / theory.best_bound(found.level, shot)
+    assert 0.9 < float(ratio.max()) <= 1 + 1e-12, "the search is too weak to say anything" if ratio.max() < 1 else ratio
+
+
+@pytest.mark.parametrize("shot", [1, 2, 5])
+def test_a_fixed_rival_center(shot):
+    """Class 2 is a point that no mean of class 1 hits: its own error is 0."""
+    batch = distributions.random_distributions(1000, 3, 2, generator=torch.Generator().manual_seed(shot))
+    fixed = distributions.Distributions(batch.points.clone(), batch.weights)
+    fixed.points[:, 1] = fixed.points[:, 1, :1]
+    moments = fixed.moments
+    bound = theory.fixed_center_bound(moments.variance[:, 0] / moments.squared_distance[:, 0, 1])
+    one_sided = 2 * distributions.errors(fixed, shot)
+    assert (one_sided <= bound + 1e-12).all() and (one_sided > 0.5 * bound).any()
+
+
+def test_whole_numbers_as_cdnv_give_no_truncated_bound():
+    for bound in (theory.quadratic_bound, theory.best_bound, theory.leave_one_out_bound):
+        assert float(bound(torch.tensor([1]), 1)) == pytest.approx(bound(1.0, 1), rel=1e-6)
+    assert theory.best_bound(torch.tensor([0.1], dtype=torch.float16), 1).dtype == torch.float16
+
+
+def test_shots_of_the_constant_are_whole():
+    for bound in (theory.sharp_bound, theory.leave_one_out_bound, theory.one_shot_bound, theory.best_bound):
+        with pytest.raises(TypeError, match="shot=1.5 is of type float; allowed: a whole number"):
+            bound(0.1, 1.5)
