@@ -1,5 +1,7 @@
+import importlib.util
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -757,3 +759,70 @@ def test_shots_of_the_constant_are_whole():
     for bound in (theory.sharp_bound, theory.leave_one_out_bound, theory.one_shot_bound, theory.best_bound):
         with pytest.raises(TypeError, match="shot=1.5 is of type float; allowed: a whole number"):
             bound(0.1, 1.5)
+
+
+@pytest.fixture(scope="module")
+def branch_and_bound(root):
+    spec = importlib.util.spec_from_file_location(
+        "branch_and_bound", root / "notebooks" / "appendix" / "branch_and_bound.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_computed_part_of_the_proof_with_one_shot(branch_and_bound):
+    for row in branch_and_bound.ROWS:
+        assert branch_and_bound.one_shot(row, constant.coefficients(1)).proved
+        assert not branch_and_bound.one_shot(row, (0, 0, 0, 0)).proved, "L alone is not enough"
+
+
+@pytest.mark.parametrize("shot", range(2, 8))
+def test_the_computed_part_of_the_proof_with_several_shots(branch_and_bound, shot):
+    assert branch_and_bound.several_shots(shot, constant.coefficients(shot)).proved
+
+
+def test_the_computed_part_of_the_proof_with_many_shots(branch_and_bound):
+    assert branch_and_bound.several_shots(8, constant.coefficients(8), or_more=True).proved
+    assert branch_and_bound.small_variances().proved
+
+
+def test_what_is_not_true_is_not_proved(branch_and_bound):
+    """Controls: half the coefficients, or none, do not pass; nor a statement that is wrong at one point."""
+    assert not branch_and_bound.several_shots(2, (4, 4, 8, 0)).proved
+    assert not branch_and_bound.several_shots(5, (0, 0, 0, 0)).proved
+    assert not branch_and_bound.several_shots(8, (0, 0, 0, 0), or_more=True).proved
+    assert branch_and_bound.settle([0], [1], lambda low, high: low[:, 0] * 0 + 1e-300).proved
+    assert not branch_and_bound.settle([0], [1], lambda low, high: np.maximum(1 / 3 - high, low - 1 / 3)[:, 0]).proved
+
+
+def test_intervals_hold_the_exact_values(branch_and_bound):
+    rng = np.random.default_rng(0)
+    x, y = rng.random(2000) * 10.0 ** rng.integers(-9, 9, 2000), rng.random(2000)
+    a, b = branch_and_bound.Interval(x), branch_and_bound.Interval(y)
+    found = {"sum": a + b, "difference": a - b, "product": a * b, "quotient": a / b}
+    for i in range(2000):
+        p, q = Fraction(x[i]), Fraction(y[i])
+        exact = {"sum": p + q, "difference": max(p - q, Fraction(0)), "product": p * q, "quotient": p / q}
+        for name, value in exact.items():
+            low, high = float(found[name].low[i]), float(found[name].high[i])
+            assert Fraction(low) <= value <= Fraction(high), name
+            assert high - low <= 2**-50 * high + 1e-15, "no wider than rounding asks for"
+        low, high = (Fraction(float(end)) for end in (a.root().low[i], a.root().high[i]))
+        assert low**2 <= p <= high**2
+    by_zero = branch_and_bound.Interval(np.ones(1)) / branch_and_bound.Interval(np.zeros(1), np.ones(1))
+    assert by_zero.high[0] == np.inf and by_zero.low[0] <= 1
+
+
+def test_theta_is_the_largest_value_of_its_cubic_in_exact_arithmetic():
+    """theta_n = max over d in [0, 1] of d (C0 d^2 + X s d + Y s^2), s = (1 - d) / 2, is attained at d = 1."""
+    for n in range(1, 8):
+        c1, c2, c3, c4 = (Fraction(c) for c in constant.coefficients(n))
+        m = Fraction(1, n + 1)
+        e = 2 - m
+        C0 = max((c1 * e**2 + 2 * c2 * e * m + c3 * m**2) / 4 + c4 * m / n, 2 * c4 * m / n)
+        X, Y = c2 * e + (c3 + 4 * c4) * m, c3 + 2 * c4
+        assert constant.second_order(n) == pytest.approx(float(C0), rel=1e-15) and C0 < 8
+        linear, square = C0 - Y / 4, C0 - X / 2 + Y / 4  # C0 - f(d) = (1 - d)(C0 + linear d + square d^2)
+        at = min(max(-linear / (2 * square), Fraction(0)), Fraction(1)) if square > 0 else Fraction(1)
+        assert C0 + linear * at + square * at**2 > 0
