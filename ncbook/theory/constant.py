@@ -4,7 +4,8 @@ A query and the n shots of its class are n + 1 independent draws x_i, and any of
 count errors over all choices of the two that are left out. With m the mean of the n + 1 and eta_i = x_i - m, the query
 is at (1 + 1/n) eta_i from its shots' mean, and the eta_i add up to 0: few of them can be long in one direction.
 
-T2 to T4 are proved by hand, T1 by hand but for one inequality of a few variables, which is checked by computer.
+T2 to T4 are proved by hand, T1 by hand but for one inequality of a few variables, which is checked by computer,
+all in notebooks/appendix/constant.ipynb.
 """
 
 import torch
