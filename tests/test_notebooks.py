@@ -17,7 +17,7 @@ from ncbook.experiment import Experiment
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
 NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "08_paper_table"]
-APPENDICES = ["images", "proofs", "tightness"]
+APPENDICES = ["constant", "images", "proofs", "tightness"]
 OWN = {  # parameters that are not the experiment's
     "03_new_classes": {"repeats"},
     "04_few_shot_bound": {"shot"},

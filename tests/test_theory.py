@@ -1,5 +1,7 @@
+import importlib.util
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncbook import collapse, fewshot, theory
-from ncbook.theory import PairMoments, distributions, gaussian_error
+from ncbook.theory import PairMoments, constant, distributions, gaussian_error
 
 
 def enumerate_margins(first, second, shot):
@@ -43,7 +45,11 @@ def test_directional_bound_is_cantelli_with_the_exact_moments(seed, shot):
 
 def bounds(moments, shot):
     """Every two-class bound of the pair (0, 1), by name."""
-    return {
+    one_shot = {"T3": theory.one_shot_bound(moments.cdnv)[..., 0, 1]} if shot == 1 else {}
+    return one_shot | {
+        "T1": theory.sharp_bound(moments.cdnv, shot)[..., 0, 1],
+        "T2": theory.leave_one_out_bound(moments.cdnv, shot)[..., 0, 1],
+        "best": theory.best_bound(moments.cdnv, shot)[..., 0, 1],
         "B1": theory.cdnv_bound(moments.cdnv, shot)[..., 0, 1],
         "B2": theory.second_moment_bound(moments, shot=shot)[..., 0, 1],
         "B3": theory.directional_bound(moments, shot=shot)[..., 0, 1],
@@ -526,6 +532,11 @@ def test_combined_bound_is_a_number_times_what_is_unknown():
         (lambda: theory.cdnv_bound(0.1, 5, pool=5), "more samples than shots"),
         (lambda: theory.cdnv_bound(0.1, 5, pool=6, queries="some"), "queries='some' is unknown; allowed: undrawn, all"),
         (lambda: theory.mean_mismatch_bound(-1.0), "cdnv=-1.0"),
+        (lambda: theory.sharp_bound(-0.1, 1), "cdnv=-0.1"),
+        (lambda: theory.leave_one_out_bound(torch.tensor([0.1, -0.5]), 1), "cdnv=-0.5"),
+        (lambda: theory.one_shot_bound(0.1, 2), "shot=2; allowed: a whole number of at least 1 and at most 1"),
+        (lambda: theory.fixed_center_bound(-0.5), "ratio=-0.5"),
+        (lambda: theory.best_bound(-0.1, 1), "cdnv=-0.1"),
         (lambda: theory.new_classes_half_width(1), "n_classes=1"),
         (lambda: theory.new_classes_half_width(8, confidence=1.0), "confidence=1.0"),
         (
@@ -564,6 +575,12 @@ def test_an_infinite_cdnv_gives_the_limit_of_every_bound():
         (lambda v: theory.cdnv_bound(v, 5), 2.0),
         (lambda v: theory.cdnv_bound(v, 2, pool=7), 2.0),
         (theory.mean_mismatch_bound, 1.0),
+        (lambda v: theory.sharp_bound(v, 5), math.inf),
+        (lambda v: theory.leave_one_out_bound(v, 5), 1 + 5 / 49),
+        (theory.one_shot_bound, 1.0),
+        (theory.fixed_center_bound, 2.0),
+        (lambda v: theory.best_bound(v, 1), 1.0),
+        (lambda v: theory.best_bound(v, 5), 1.0),
         (lambda v: theory.quadratic_bound(v, 1), 1.0),
         (lambda v: theory.quadratic_bound(v, 5), 1.0),
         (lambda v: theory.spread_bound(v, 5, 3.0), math.inf),
@@ -645,6 +662,10 @@ def test_shots_that_are_none(wrong):
     for call in (
         lambda: theory.cdnv_bound(0.1, wrong),
         lambda: theory.quadratic_bound(0.1, wrong),
+        lambda: theory.sharp_bound(0.1, wrong),
+        lambda: theory.leave_one_out_bound(0.1, wrong),
+        lambda: theory.one_shot_bound(0.1, wrong),
+        lambda: theory.best_bound(0.1, wrong),
         lambda: theory.spread_bound(0.1, wrong, 2),
         lambda: theory.directional_bound(x, y, wrong),
         lambda: theory.second_moment_bound(x, y, shot=wrong),
@@ -683,3 +704,135 @@ def test_numbers_that_are_none_are_refused(broken):
             call()
     with pytest.raises(ValueError, match="pair_errors=nan; allowed"):
         theory.multiclass_bound(torch.full((3, 3), math.nan))
+
+
+def test_the_constant_is_four_values_in_closed_form():
+    v = 0.1
+    assert [round(theory.best_bound(v, n), 3) for n in (1, 2, 5, 20)] == [0.346, 0.351, 0.313, 0.293]
+    assert [round(theory.quadratic_bound(v, n), 3) for n in (1, 2, 5, 20)] == [0.462, 0.415, 0.341, 0.300]
+    assert [round(constant.second_order(n), 4) for n in (1, 4, 7, 8)] == [5, 7.53, 7.4406, 7.3102]
+    assert theory.sharp_bound(v, 1) == pytest.approx((0.4 + 2 * 5 * 0.01) / 1.4)
+    assert theory.leave_one_out_bound(v, 1) == pytest.approx(6 * v / (1 + 3 * v))
+    assert theory.leave_one_out_bound(v, 10**9) == pytest.approx(theory.mean_mismatch_bound(v))
+    for v in (0.05, 0.3, 0.5, 0.9, 2.0):  # the best z by trying many
+        z = torch.linspace(3, 5000, 200_001, dtype=torch.float64)
+        tried = float((z**2 * v / ((z - 1) * (1 + z * v))).min())
+        assert theory.one_shot_bound(v) <= tried + 1e-12 and theory.one_shot_bound(v) == pytest.approx(tried, abs=1e-3)
+
+
+@pytest.mark.parametrize("shot", [1, 2, 3, 5, 7, 8, 1000, 10**12])
+def test_below_4v_for_every_number_of_shots(shot):
+    assert constant.second_order(shot) < 8
+    v = torch.logspace(-9, 6, 3001, dtype=torch.float64)
+    best = theory.best_bound(v, shot)
+    assert (theory.sharp_bound(v, shot) < 4 * v).all() and (best < 4 * v).all() and (best <= 1).all()
+    for bound in (theory.sharp_bound, theory.leave_one_out_bound, theory.best_bound):
+        assert (bound(v, shot).diff() >= -1e-15).all()
+    assert (best >= theory.mean_mismatch_bound(v) - 1e-15).all(), "attained at n = 1: too good to be true"
+
+
+@pytest.mark.parametrize("shot", [1, 2, 5])
+def test_no_constant_below_four_serves_any_number_of_shots(shot):
+    pair = distributions.two_point([1e-2, 1e-3, 1e-4, 1e-5])
+    v, error = pair.moments.cdnv[:, 0, 1], distributions.errors(pair, shot)
+    assert (error <= theory.best_bound(v, shot) + 1e-15).all()
+    torch.testing.assert_close(error / (4 * v), 1 - shot * pair.weights[:, 0, 1], rtol=0, atol=0.03)
+    assert 0.9999 < float(error[-1] / (4 * v[-1])) < 1 and float(error[-1] / theory.sharp_bound(v[-1], shot)) > 0.9999
+
+
+@pytest.mark.parametrize("shot", [1, 2, 3])
+def test_a_search_for_the_worst_distributions_stays_below_the_best_bound(shot):
+    found = distributions.search(lambda m: m.cdnv, shot=shot, points=3, dim=2, rounds=60, seed=shot)
+    ratio = found.error / theory.best_bound(found.level, shot)
+    assert 0.9 < float(ratio.max()) <= 1 + 1e-12, "the search is too weak to say anything" if ratio.max() < 1 else ratio
+
+
+@pytest.mark.parametrize("shot", [1, 2, 5])
+def test_a_fixed_rival_center(shot):
+    """Class 2 is a point that no mean of class 1 hits: its own error is 0."""
+    batch = distributions.random_distributions(1000, 3, 2, generator=torch.Generator().manual_seed(shot))
+    fixed = distributions.Distributions(batch.points.clone(), batch.weights)
+    fixed.points[:, 1] = fixed.points[:, 1, :1]
+    moments = fixed.moments
+    bound = theory.fixed_center_bound(moments.variance[:, 0] / moments.squared_distance[:, 0, 1])
+    one_sided = 2 * distributions.errors(fixed, shot)
+    assert (one_sided <= bound + 1e-12).all() and (one_sided > 0.5 * bound).any()
+
+
+def test_whole_numbers_as_cdnv_give_no_truncated_bound():
+    for bound in (theory.quadratic_bound, theory.best_bound, theory.leave_one_out_bound):
+        assert float(bound(torch.tensor([1]), 1)) == pytest.approx(bound(1.0, 1), rel=1e-6)
+    assert theory.best_bound(torch.tensor([0.1], dtype=torch.float16), 1).dtype == torch.float16
+
+
+def test_shots_of_the_constant_are_whole():
+    for bound in (theory.sharp_bound, theory.leave_one_out_bound, theory.one_shot_bound, theory.best_bound):
+        with pytest.raises(TypeError, match="shot=1.5 is of type float; allowed: a whole number"):
+            bound(0.1, 1.5)
+
+
+@pytest.fixture(scope="module")
+def branch_and_bound(root):
+    spec = importlib.util.spec_from_file_location(
+        "branch_and_bound", root / "notebooks" / "appendix" / "branch_and_bound.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_computed_part_of_the_proof_with_one_shot(branch_and_bound):
+    for row in branch_and_bound.ROWS:
+        assert branch_and_bound.one_shot(row, constant.coefficients(1)).proved
+        assert not branch_and_bound.one_shot(row, (0, 0, 0, 0)).proved, "L alone is not enough"
+
+
+@pytest.mark.parametrize("shot", range(2, 8))
+def test_the_computed_part_of_the_proof_with_several_shots(branch_and_bound, shot):
+    assert branch_and_bound.several_shots(shot, constant.coefficients(shot)).proved
+
+
+def test_the_computed_part_of_the_proof_with_many_shots(branch_and_bound):
+    assert branch_and_bound.several_shots(8, constant.coefficients(8), or_more=True).proved
+    assert branch_and_bound.small_variances().proved
+
+
+def test_what_is_not_true_is_not_proved(branch_and_bound):
+    """Controls: half the coefficients, or none, do not pass; nor a statement that is wrong at one point."""
+    assert not branch_and_bound.several_shots(2, (4, 4, 8, 0)).proved
+    assert not branch_and_bound.several_shots(5, (0, 0, 0, 0)).proved
+    assert not branch_and_bound.several_shots(8, (0, 0, 0, 0), or_more=True).proved
+    assert branch_and_bound.settle([0], [1], lambda low, high: low[:, 0] * 0 + 1e-300).proved
+    assert not branch_and_bound.settle([0], [1], lambda low, high: np.maximum(1 / 3 - high, low - 1 / 3)[:, 0]).proved
+
+
+def test_intervals_hold_the_exact_values(branch_and_bound):
+    rng = np.random.default_rng(0)
+    x, y = rng.random(2000) * 10.0 ** rng.integers(-9, 9, 2000), rng.random(2000)
+    a, b = branch_and_bound.Interval(x), branch_and_bound.Interval(y)
+    found = {"sum": a + b, "difference": a - b, "product": a * b, "quotient": a / b}
+    for i in range(2000):
+        p, q = Fraction(x[i]), Fraction(y[i])
+        exact = {"sum": p + q, "difference": max(p - q, Fraction(0)), "product": p * q, "quotient": p / q}
+        for name, value in exact.items():
+            low, high = float(found[name].low[i]), float(found[name].high[i])
+            assert Fraction(low) <= value <= Fraction(high), name
+            assert high - low <= 2**-50 * high + 1e-15, "no wider than rounding asks for"
+        low, high = (Fraction(float(end)) for end in (a.root().low[i], a.root().high[i]))
+        assert low**2 <= p <= high**2
+    by_zero = branch_and_bound.Interval(np.ones(1)) / branch_and_bound.Interval(np.zeros(1), np.ones(1))
+    assert by_zero.high[0] == np.inf and by_zero.low[0] <= 1
+
+
+def test_theta_is_the_largest_value_of_its_cubic_in_exact_arithmetic():
+    """theta_n = max over d in [0, 1] of d (C0 d^2 + X s d + Y s^2), s = (1 - d) / 2, is attained at d = 1."""
+    for n in range(1, 8):
+        c1, c2, c3, c4 = (Fraction(c) for c in constant.coefficients(n))
+        m = Fraction(1, n + 1)
+        e = 2 - m
+        C0 = max((c1 * e**2 + 2 * c2 * e * m + c3 * m**2) / 4 + c4 * m / n, 2 * c4 * m / n)
+        X, Y = c2 * e + (c3 + 4 * c4) * m, c3 + 2 * c4
+        assert constant.second_order(n) == pytest.approx(float(C0), rel=1e-15) and C0 < 8
+        linear, square = C0 - Y / 4, C0 - X / 2 + Y / 4  # C0 - f(d) = (1 - d)(C0 + linear d + square d^2)
+        at = min(max(-linear / (2 * square), Fraction(0)), Fraction(1)) if square > 0 else Fraction(1)
+        assert C0 + linear * at + square * at**2 > 0

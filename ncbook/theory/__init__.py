@@ -11,6 +11,7 @@ that cannot be told apart, gives every bound its limit; NaN comes from NaN only.
 
     bounds       from CDNV alone: B1, B2's corollary, B4
     directional  from the moments of a pair: B2, B3, and the directional bounds published in 2025 and 2026
+    constant     Err < 4V for every n, and `best_bound`: the least of all from the CDNV alone
     quadratic    B5, the best that one quadratic function makes of second moments
     transfer     between samples, classes and ways: the steps around the two-class bound
     moments      what the directional bounds need of a pair: from samples, Gaussians or small discrete distributions
@@ -20,6 +21,7 @@ that cannot be told apart, gives every bound its limit; NaN comes from NaN only.
 
 from . import distributions
 from .bounds import cdnv_bound, effective_rank, mean_mismatch_bound, spread_bound
+from .constant import best_bound, fixed_center_bound, leave_one_out_bound, one_shot_bound, sharp_bound
 from .directional import directional_bound, published_bound_2025, published_bound_2026, second_moment_bound
 from .gaussian import gaussian_error
 from .moments import PairMoments
@@ -35,9 +37,10 @@ from .transfer import (
 )
 
 __all__ = [
-    "CombinedBound", "PairMoments", "cdnv_bound", "combined_bound", "directional_bound", "directional_quadratic_bound",
-    "effective_rank", "gaussian_error", "iid_shots_factor", "distributions", "mean_mismatch_bound", "multiclass_bound",
-    "new_classes_half_width", "new_samples_bound", "published_bound_2025", "published_bound_2026", "quadratic_bound",
-    "second_moment_bound", "spread_bound", "without_replacement_factor",
+    "CombinedBound", "PairMoments", "best_bound", "cdnv_bound", "combined_bound", "directional_bound",
+    "directional_quadratic_bound", "distributions", "effective_rank", "fixed_center_bound", "gaussian_error",
+    "iid_shots_factor", "leave_one_out_bound", "mean_mismatch_bound", "multiclass_bound", "new_classes_half_width",
+    "new_samples_bound", "one_shot_bound", "published_bound_2025", "published_bound_2026", "quadratic_bound",
+    "second_moment_bound", "sharp_bound", "spread_bound", "without_replacement_factor",
 ]  # fmt: skip
 __dir__ = __all__.copy

@@ -62,6 +62,13 @@ def check_pool(name: str, samples, shot, queries: str = QUERIES[0]) -> None:
     check_choice("queries", queries, QUERIES)
 
 
+def as_came(bound: torch.Tensor, value):
+    """A bound computed in float64, as ``value`` came: a number or a tensor of its dtype, float64 for whole numbers."""
+    if not isinstance(value, torch.Tensor):
+        return float(bound)
+    return bound.to(value.dtype) if value.is_floating_point() else bound
+
+
 def saturating(x, limit: float):
     """limit x / (1 + x) for x >= 0, with its limit at infinity; NaN stays NaN."""
     if not isinstance(x, torch.Tensor):

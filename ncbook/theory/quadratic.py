@@ -15,7 +15,7 @@ import functools
 import torch
 from torch import Tensor
 
-from ._checks import QUERIES, check_cdnv, check_pool, check_shot, saturating
+from ._checks import QUERIES, as_came, check_cdnv, check_pool, check_shot, saturating
 from .bounds import cdnv_bound
 from .directional import _balanced, _moments, second_moment_bound
 from .moments import PairMoments
@@ -81,7 +81,7 @@ def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = 
     if shot == 1 and pool is None:
         bound = torch.minimum(bound, saturating(3 * v, 2.0))
     bound = torch.where(values.isnan(), torch.nan, bound.view(values.shape))
-    return bound.to(cdnv.dtype) if isinstance(cdnv, Tensor) else float(bound)
+    return as_came(bound, cdnv)
 
 
 @functools.lru_cache(maxsize=64)

@@ -38,7 +38,12 @@ def test_no_discrete_distribution_exceeds_a_bound(seed, points, dim, shot, shrin
         "B3": theory.directional_bound(moments, shot=shot)[:, 0, 1],
         "directional B5": theory.directional_quadratic_bound(moments, shot=shot)[:, 0, 1],
         "2026": theory.published_bound_2026(moments, shot=shot)[:, 0, 1],
+        "T1": theory.sharp_bound(v, shot),
+        "T2": theory.leave_one_out_bound(v, shot),
+        "best": theory.best_bound(v, shot),
     }
+    if shot == 1:
+        found["T3"] = theory.one_shot_bound(v)
     assert ((errors >= 0) & (errors <= 1)).all() and (directional <= 2 * v[:, None] * (1 + 1e-9)).all()
     for name, bound in found.items():
         assert (errors <= bound + 1e-9).all(), (name, (errors - bound).max())
@@ -55,6 +60,10 @@ def test_bounds_rise_with_the_cdnv_and_fall_with_shots(first, second, shot):
         assert values[0] <= values[1] * (1 + 1e-9) + 1e-12 and values[2] <= values[1] * (1 + 1e-9) + 1e-12
     assert theory.mean_mismatch_bound(low) <= theory.mean_mismatch_bound(high) <= 1
     assert theory.quadratic_bound(high, shot) <= 1 + 1e-12
+    rising = (theory.best_bound, theory.sharp_bound, theory.leave_one_out_bound)  # in V; not falling with every shot
+    for bound in (*rising, lambda v, _: theory.one_shot_bound(v), lambda v, _: theory.fixed_center_bound(v)):
+        assert 0 <= bound(low, shot) <= bound(high, shot) * (1 + 1e-9) + 1e-12
+    assert theory.best_bound(high, shot) <= min(1, 4 * high * (1 + 1e-9))
 
 
 @given(
@@ -101,6 +110,11 @@ CALLS = {
     "spread_bound": lambda a, b: theory.spread_bound(0.1, a, b),
     "mean_mismatch_bound": lambda a, b: theory.mean_mismatch_bound(a),
     "quadratic_bound": lambda a, b: theory.quadratic_bound(a, b),
+    "sharp_bound": lambda a, b: theory.sharp_bound(a, b),
+    "leave_one_out_bound": lambda a, b: theory.leave_one_out_bound(a, b),
+    "one_shot_bound": lambda a, b: theory.one_shot_bound(a, b),
+    "fixed_center_bound": lambda a, b: theory.fixed_center_bound(a),
+    "best_bound": lambda a, b: theory.best_bound(a, b),
     "published_bound_2025": lambda a, b: theory.published_bound_2025(a, 0.1, 0.1, shot=b),
     "new_classes_half_width": lambda a, b: theory.new_classes_half_width(a, confidence=b),
     "new_samples_bound": lambda a, b: theory.new_samples_bound(
