@@ -47,9 +47,8 @@ def new_samples_bound(cdnv, *, mean_error, variance_gain, distance, sample_dista
     check_at_least("distance", distance, 0, above=True)
     check_at_least("sample_distance", sample_distance, 0, above=True)
     factor = 1 + 2 * mean_error / distance
-    return (
-        (cdnv + variance_gain / sample_distance / sample_distance) * factor * factor
-    )  # ** raises where these overflow
+    # quotients and products, where ** would raise an error if the numbers are too large or too small
+    return (cdnv + variance_gain / sample_distance / sample_distance) * factor * factor
 
 
 def new_classes_half_width(n_classes: int, *, confidence: float = 0.95) -> float:
