@@ -259,6 +259,7 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
 BOUND_COLORS = {
     "b1": "0.55",
     "b5": "0.1",
+    "best": "#D55E00",
     "b2": "#E69F00",
     "b5_directional": "#009E73",
     "b3": "#56B4E9",
@@ -302,18 +303,24 @@ def worst_errors(frontier: pd.DataFrame, *, ax: Axes) -> Axes:
     """What is known of the largest error at each CDNV V, in units of 4V / (1 + 4V), one color per number of shots.
 
     Args:
-        frontier: shot, cdnv, error (of the worst distribution found: a lower limit, solid), proved (a bound, dashed).
+        frontier: shot, cdnv, error (of the worst distribution found: a lower limit, solid), proved (the best bound,
+            dashed) and, if there, b5 (dotted).
         ax: where to draw.
     """
     unit = 4 * frontier["cdnv"] / (1 + 4 * frontier["cdnv"])
-    relative = frontier.assign(error=frontier["error"] / unit, proved=frontier["proved"] / unit)
+    columns = [name for name in ("error", "proved", "b5") if name in frontier]
+    relative = frontier.assign(**{name: frontier[name] / unit for name in columns})
     for shot, shade in _shades(frontier["shot"]).items():
         line = relative[relative["shot"] == shot].sort_values("cdnv")
         ax.plot(line["cdnv"], line["proved"], "--", color=shade, linewidth=1.2)
+        if "b5" in columns:
+            ax.plot(line["cdnv"], line["b5"], ":", color=shade, linewidth=1)
         ax.plot(line["cdnv"], line["error"], "-", color=shade, label=f"n = {shot}")
-    ax.plot([], [], "--", color="0.3", linewidth=1.2, label="proved (B5)")
+    ax.plot([], [], "--", color="0.3", linewidth=1.2, label="proved (best bound)")
+    if "b5" in columns:
+        ax.plot([], [], ":", color="0.3", linewidth=1, label="proved before (B5)")
     ax.plot([], [], "-", color="0.3", label="worst distribution found")
-    ax.axhline(1, color="0.3", linestyle=":", linewidth=1)
+    ax.axhline(1, color="0.3", linewidth=0.5)
     ax.set_xscale("log")
     ax.set_ylim(0, None)
     plain_log_ticks(ax.xaxis)

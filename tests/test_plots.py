@@ -69,6 +69,10 @@ def test_worst_errors_are_drawn_between_what_was_found_and_what_is_proved(ax):
     assert solid.get_ydata()[1] == pytest.approx(0.03 / (4 / 5))
     dashed = [line for line in ax.get_lines() if line.get_linestyle() == "--" and len(line.get_ydata())]
     assert [list(line.get_ydata()) for line in dashed] == [[pytest.approx(0.06 / (0.04 / 1.04)), 0.075]] * 2
+    assert not [line for line in ax.get_lines() if line.get_linestyle() == ":"]
+    plots.worst_errors(frontier.assign(b5=0.08), ax=ax)
+    dotted = [line for line in ax.get_lines() if line.get_linestyle() == ":" and len(line.get_ydata())]
+    assert [list(line.get_ydata()) for line in dotted] == [[pytest.approx(2.08), pytest.approx(0.1)]] * 2
 
 
 def test_tightness_has_a_line_for_each_bound(ax):
