@@ -17,7 +17,7 @@ installation.check_pair()
 # all of them up where another process takes one core: 10 times slower. They sleep sooner here, and the bits are the
 # same. It counts where torch is imported after this.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
