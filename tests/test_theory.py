@@ -769,6 +769,10 @@ def test_shots_of_the_constant_are_whole():
     for bound in (theory.sharp_bound, theory.leave_one_out_bound, theory.one_shot_bound, theory.best_bound):
         with pytest.raises(TypeError, match="shot=1.5 is of type float; allowed: a whole number"):
             bound(0.1, 1.5)
+        assert bound(0.1, torch.tensor(1)) == bound(0.1, 1) and bound(2**70, torch.tensor(1)) >= 1
+        for wrong in (torch.tensor(1.5), torch.tensor([1, 2])):
+            with pytest.raises(TypeError, match="shot=.* is of type .*; allowed: a whole number"):
+                bound(0.1, wrong)
 
 
 @pytest.fixture(scope="module")

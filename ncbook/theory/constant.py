@@ -22,6 +22,8 @@ _COEFFICIENTS_FROM_7 = (6.5, 12, 64, 4)
 
 def _whole(shot) -> int:
     check_shot(shot)
+    if isinstance(shot, torch.Tensor):
+        shot = shot.item() if shot.numel() == 1 else shot.tolist()
     return check_whole("shot", shot, 1)
 
 
@@ -51,6 +53,7 @@ def second_order(shot: int) -> float:
         >>> second_order(1), round(second_order(2), 4), round(second_order(5), 4)  # 7.7236 is the largest of all
         (5.0, 7.6111, 7.7236)
     """
+    shot = _whole(shot)
     c1, c2, c3, c4 = coefficients(shot)
     m = 1 / (shot + 1)
     e = 2 - m
@@ -154,7 +157,7 @@ def one_shot_bound(cdnv, shot: int = 1):
         (0.346154, 0.8888888888888888)
     """
     check_cdnv("cdnv", cdnv)
-    check_whole("shot", shot, 1, 1)
+    check_whole("shot", _whole(shot), 1, 1)
     v = torch.as_tensor(cdnv, dtype=torch.float64)
     upper = v.clamp_max(1.0)
     bound = torch.where(v > 1 / 3, 4 * upper / (1 + upper) ** 2, saturating(3 * v, 1.5))
@@ -214,6 +217,7 @@ def best_bound(cdnv, shot: int):
         [0.346, 0.351, 0.313, 0.293]
     """
     check_cdnv("cdnv", cdnv)
+    shot = _whole(shot)
     bounds = [sharp_bound, leave_one_out_bound, quadratic_bound, *([one_shot_bound] if shot == 1 else [])]
     v = torch.as_tensor(cdnv, dtype=torch.float64)
     return as_came(torch.stack([bound(v, shot) for bound in bounds]).amin(0), cdnv)
