@@ -22,8 +22,6 @@ _COEFFICIENTS_FROM_7 = (6.5, 12, 64, 4)
 
 def _whole(shot) -> int:
     check_shot(shot)
-    if isinstance(shot, torch.Tensor):
-        shot = shot.item() if shot.numel() == 1 else shot.tolist()
     return check_whole("shot", shot, 1)
 
 
