@@ -12,17 +12,12 @@ import torch
 
 from ncbook._checks import check_whole
 
-from ._checks import as_came, check_at_least, check_cdnv, check_shot, saturating
+from ._checks import as_came, check_at_least, check_cdnv, saturating
 from .quadratic import quadratic_bound
 
 _COEFFICIENTS = {1: (0, 8, 24, 1), 2: (6, 8, 32, 2), 3: (6.5, 8, 32, 2), 4: (7, 8, 32, 2), 5: (7, 9, 48, 4),
                  6: (7, 9, 48, 4)}  # fmt: skip
 _COEFFICIENTS_FROM_7 = (6.5, 12, 64, 4)
-
-
-def _whole(shot) -> int:
-    check_shot(shot)
-    return check_whole("shot", shot, 1)
 
 
 def coefficients(shot: int) -> tuple[float, float, float, float]:
@@ -35,7 +30,7 @@ def coefficients(shot: int) -> tuple[float, float, float, float]:
         >>> coefficients(1), coefficients(100)
         ((0, 8, 24, 1), (6.5, 12, 64, 4))
     """
-    return _COEFFICIENTS.get(_whole(shot), _COEFFICIENTS_FROM_7)
+    return _COEFFICIENTS.get(check_whole("shot", shot, 1), _COEFFICIENTS_FROM_7)
 
 
 def second_order(shot: int) -> float:
@@ -51,7 +46,7 @@ def second_order(shot: int) -> float:
         >>> second_order(1), round(second_order(2), 4), round(second_order(5), 4)  # 7.7236 is the largest of all
         (5.0, 7.6111, 7.7236)
     """
-    shot = _whole(shot)
+    shot = check_whole("shot", shot, 1)
     c1, c2, c3, c4 = coefficients(shot)
     m = 1 / (shot + 1)
     e = 2 - m
@@ -123,7 +118,7 @@ def leave_one_out_bound(cdnv, shot: int):
         0.461538
     """
     check_cdnv("cdnv", cdnv)
-    n = _whole(shot)
+    n = check_whole("shot", shot, 1)
     return saturating((4 - 1 / n**2) * cdnv, 1 + n / (2 * n**2 - 1))
 
 
@@ -155,7 +150,7 @@ def one_shot_bound(cdnv, shot: int = 1):
         (0.346154, 0.8888888888888888)
     """
     check_cdnv("cdnv", cdnv)
-    check_whole("shot", _whole(shot), 1, 1)
+    check_whole("shot", shot, 1, 1)
     v = torch.as_tensor(cdnv, dtype=torch.float64)
     upper = v.clamp_max(1.0)
     bound = torch.where(v > 1 / 3, 4 * upper / (1 + upper) ** 2, saturating(3 * v, 1.5))
@@ -215,7 +210,7 @@ def best_bound(cdnv, shot: int):
         [0.346, 0.351, 0.313, 0.293]
     """
     check_cdnv("cdnv", cdnv)
-    shot = _whole(shot)
+    shot = check_whole("shot", shot, 1)
     bounds = [sharp_bound, leave_one_out_bound, quadratic_bound, *([one_shot_bound] if shot == 1 else [])]
     v = torch.as_tensor(cdnv, dtype=torch.float64)
     return as_came(torch.stack([bound(v, shot) for bound in bounds]).amin(0), cdnv)
