@@ -375,6 +375,21 @@ def test_variability_collapse_index_near_collapse_with_dead_units(spread, n_clas
     assert float(metrics.compute()["variability_collapse_index"]) == pytest.approx(exact(x, y)[0], rel=1e-2, abs=1e-14)
 
 
+@pytest.mark.parametrize("dim", [2, 3, 5])
+@pytest.mark.parametrize("distance", [1e3, 1e4, 1e5])
+def test_one_far_sample_takes_no_digits_from_the_others(distance, dim):
+    """It makes one direction as large as itself, beside which NC1 asks for the variance along the small ones."""
+    generator = torch.Generator().manual_seed(5)
+    y = torch.arange(3).repeat(4)
+    x = torch.randn(3, dim, generator=generator, dtype=torch.float64)[y]
+    x += 0.1 * torch.randn(12, dim, generator=generator, dtype=torch.float64)
+    x[0] += distance
+    vci, nc1 = exact(x, y)
+    assert float(collapse.nc1(x, y)) == pytest.approx(nc1, rel=1e-7)
+    assert float(collapse.separation_fuzziness(x, y)) == pytest.approx(3 * nc1, rel=1e-7)
+    assert float(collapse.variability_collapse_index(x, y)) == pytest.approx(vci, rel=1e-4)
+
+
 @pytest.mark.parametrize("dead", [0, 2])
 @pytest.mark.parametrize("n_classes", [4, 9], ids="C={}".format)
 @pytest.mark.parametrize("spread", [1.0, 1e-4, 1e-7])
