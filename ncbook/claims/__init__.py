@@ -45,8 +45,8 @@ def judge(names: list[str], table: pd.DataFrame) -> pd.DataFrame:
             for each bound), or few-shot accuracies (method, dataset, shot, accuracy).
 
     Returns:
-        One row per claim: claim, kind, statement, source, verdict, statistic, low, high (its 95 % interval), n (networks,
-        pairs or cells it rests on), numbers, and fails_if, what would have made it fail.
+        One row per claim: claim, kind, statement, source, verdict, statistic, low, high (its 95 % interval), n
+        (networks, pairs or cells it rests on), numbers, and fails_if, what would have made it fail.
 
     Raises:
         ValueError: an unknown claim.

@@ -26,8 +26,8 @@ def summary(
 
     Returns:
         "cdnv", "cdnv_debiased" (the *median* over pairs, which stays finite where a few cannot be told apart),
-        "cdnv_debiased_mean" (``inf`` as soon as one cannot), "nc1", "nc2", "min_distance", "min_distance_normalized", and
-        "nc3" and "nc4" where their arguments are given.
+        "cdnv_debiased_mean" (``inf`` as soon as one cannot), "nc1", "nc2", "min_distance",
+        "min_distance_normalized", and "nc3" and "nc4" where their arguments are given.
 
     Raises:
         ValueError: As those functions.

@@ -91,8 +91,8 @@ def split_for(experiment: Experiment, images: ImageClasses | None = None) -> Cla
     """The four splits of an experiment.
 
     Args:
-        experiment: an `ncbook.Experiment`: `n_source`, `n_novel`, `n_validation`, `samples_per_class` and `class_seed` are
-            what `split` takes.
+        experiment: an `ncbook.Experiment`: `n_source`, `n_novel`, `n_validation`, `samples_per_class` and `class_seed`
+            are what `split` takes.
         images: split these instead of the data set that the experiment names.
 
     Raises:
