@@ -43,7 +43,7 @@ class PlainConv(nn.Sequential):
 
     Each convolution is followed by batch norm and ReLU. The networks of the slides' figure on depth (3, 5, 10, 14, 18,
     20 layers) as they are *recalled*: the sources at hand give the depths, neither the width nor the layers; 64
-    channels are this project's choice (16 in those named "_small"). Images of 32 x 32 give D = 4,096, 28 x 28 D = 3,136.
+    channels are this project's choice, 16 in those named "_small". Images of 32 x 32 give D = 4,096 (1,024).
     """
 
     def __init__(self, in_channels: int, image_size: int, depth: int, width: int = 64):
