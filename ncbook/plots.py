@@ -18,13 +18,14 @@ from matplotlib.figure import Figure
 from ncbook import progress
 
 __all__ = [
-    "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "METRICS", "NAMES", "SHOTS",
+    "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "MARKERS", "METRICS", "NAMES", "SHOTS",
     "accuracy_against_cdnv", "against_source_classes", "by_layer", "by_source_classes", "dots", "errors_and_bounds",
     "over_training", "plain_log_ticks", "save", "save_table", "sheet", "tightness", "use_style", "worst_errors",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
 COLORS = {"source_train": "#0072B2", "source_test": "#009E73", "novel": "#D55E00", "validation": "#CC79A7"}
+MARKERS = {"source_train": "o", "source_test": "s", "novel": "^", "validation": "D"}
 CLASSES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 NAMES = {
     "source_train": "source classes, training samples",
@@ -34,6 +35,8 @@ NAMES = {
 }
 METRICS = {
     "cdnv": "CDNV",
+    "cdnv_debiased": "CDNV, de-biased (median over pairs)",
+    "cdnv_debiased_mean": "CDNV, de-biased",
     "nc1": "NC1",
     "nc2": "NC2",
     "nc3": "NC3",
@@ -41,13 +44,14 @@ METRICS = {
     "accuracy": "accuracy (fraction of samples)",
     "loss": "loss (nats)",
     "accuracy_5shot": "5-shot accuracy (fraction, 5-way)",
+    "error_5shot": "5-shot error (fraction, 5-way)",
     "accuracy_1shot": "1-shot accuracy (fraction, 5-way)",
     "min_distance": "smallest distance of class means",
     "min_distance_normalized": "smallest distance of class means\n/ their mean distance from the center",
     "fuzziness": "separation fuzziness",
     "mismatch": "nearest-mean mismatch (fraction)",
 }
-LOGARITHMIC = {"cdnv", "nc1", "loss", "fuzziness"}
+LOGARITHMIC = {"cdnv", "cdnv_debiased", "cdnv_debiased_mean", "nc1", "loss", "fuzziness", "error_5shot"}
 
 
 def use_style() -> None:
@@ -92,21 +96,23 @@ def plain_log_ticks(axis) -> None:
 def over_training(
     history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, x: str = "epoch", ideal: float | None = None
 ) -> Axes:
-    """One metric over training, one line per split.
+    """One metric over training, one line per split; of several networks the mean, in a band from least to largest.
 
     Args:
-        history: tidy: epoch, step, split, metric, value; of one run.
+        history: tidy: epoch, step, split, metric, value; of one run, or of several with the same epochs.
         metric: which metric.
         ax: where to draw.
         splits: which splits; None: all on which it was measured.
         x: "epoch" or "step".
         ideal: theoretical value, drawn as a dashed line.
     """
-    rows = history[history["metric"] == metric]
+    rows = history[(history["metric"] == metric) & np.isfinite(history["value"])]
     for split in COLORS if splits is None else splits:
-        line = rows[rows["split"] == split]
-        if len(line):
-            ax.plot(line[x], line["value"], "o-", color=COLORS[split], label=NAMES[split])
+        values = rows[rows["split"] == split].groupby(x)["value"]
+        if len(values):
+            mean = values.mean()
+            ax.plot(mean.index, mean, marker=MARKERS[split], color=COLORS[split], label=NAMES[split])
+            ax.fill_between(mean.index, values.min(), values.max(), color=COLORS[split], alpha=0.2, linewidth=0)
     if ideal is not None:
         ax.axhline(ideal, color="0.3", linestyle="--", linewidth=1, label=f"theory: {ideal:g}")
     return _axes(ax, metric, x)
@@ -213,13 +219,16 @@ def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str) -> Axes:
 
 
 def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits=("source_test", "novel")) -> Axes:
-    """Final value of a metric against the number of source classes, one line per split; a band over repeats."""
+    """Final value of a metric against the number of source classes: a point per network, a line through their means."""
     rows = table if "repeat" in table else table.assign(repeat=0)
     rows = rows[rows["metric"] == metric].sort_values("epoch")
     last = rows.groupby(["split", "n_source", "repeat"], as_index=False)["value"].last()
     for split in splits:
-        _with_band(ax, last[last["split"] == split], "n_source", COLORS[split], NAMES[split])
-    _axes(ax, metric, "epoch").set_xlabel("number of source classes")
+        points = last[last["split"] == split]
+        mean, style = points.groupby("n_source")["value"].mean(), {"color": COLORS[split]}
+        ax.plot(points["n_source"], points["value"], MARKERS[split], alpha=0.6, markeredgewidth=0, **style)
+        ax.plot(mean.index, mean, marker=MARKERS[split], markersize=0, label=NAMES[split], **style)
+    _axes(ax, metric, "epoch").set_xlabel("source classes l")
     ax.set_xscale("log", base=2)
     sizes = sorted(last["n_source"].unique())
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
@@ -228,18 +237,18 @@ def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits
 
 
 def accuracy_against_cdnv(table: pd.DataFrame, *, ax: Axes, split: str = "novel", shot: int = 5) -> Axes:
-    """Few-shot accuracy against CDNV on one split: a point for each network and measured epoch."""
-    metric = f"accuracy_{shot}shot"
+    """Few-shot error against CDNV on one split: trained networks filled, the same at earlier epochs hollow."""
     rows = table if "repeat" in table else table.assign(repeat=0)
     keys = ["n_source", "repeat", "epoch"]
-    wide = rows[rows["split"] == split].pivot_table(index=keys, columns="metric", values="value")
-    for n_source, shade in _shades(table["n_source"]).items():
-        points = wide.loc[n_source]
-        ax.plot(points["cdnv"], points[metric], "o", color=shade, alpha=0.85, label=f"{n_source}")
-    ax.set_xscale("log")
+    wide = rows[rows["split"] == split].pivot_table(index=keys, columns="metric", values="value").reset_index()
+    wide["last"] = wide["epoch"] == wide.groupby(["n_source", "repeat"])["epoch"].transform("max")
+    for (n_source, shade), marker in zip(_shades(table["n_source"]).items(), "os^Dv<>ph*" * 9, strict=False):
+        for final, points in wide[wide["n_source"] == n_source].groupby("last"):
+            style = {"markersize": 6, "label": f"{n_source}"} if final else {"markersize": 4, "markerfacecolor": "none"}
+            ax.plot(points["cdnv"], 1 - points[f"accuracy_{shot}shot"], marker, color=shade, **style)
+    ax.set(xscale="log", yscale="log", xlabel=f"CDNV of {NAMES[split]}", ylabel=f"{shot}-shot error (fraction, 5-way)")
     plain_log_ticks(ax.xaxis)
-    ax.set_xlabel(f"CDNV of {NAMES[split]}")
-    ax.set_ylabel(METRICS[metric])
+    plain_log_ticks(ax.yaxis)
     return ax
 
 

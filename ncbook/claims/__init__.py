@@ -9,7 +9,7 @@ import pandas as pd
 
 from ncbook._checks import check_choice
 from ncbook.claims import bounds, curves, episodes, networks, tables  # noqa: F401  (they register their claims)
-from ncbook.claims._ledger import VERDICT, described, ledger, record
+from ncbook.claims._ledger import VERDICT, described, ledger, record, shown
 from ncbook.claims._registry import CLAIMS, FAILS, FINDING, HOLDS, OPEN, TABLE, THEOREM, Claim, Verdict
 from ncbook.claims.curves import final, first, series
 from ncbook.claims.networks import trained
@@ -30,6 +30,7 @@ __all__ = [
     "ledger",
     "record",
     "series",
+    "shown",
     "trained",
 ]
 __dir__ = __all__.copy

@@ -66,3 +66,10 @@ def ledger(folder: str | os.PathLike) -> pd.DataFrame:
 def described(name: str) -> dict[str, str]:
     """What is known of a claim before it is judged."""
     return {key: value for key, value in CLAIMS[name]._asdict().items() if key != "check"}
+
+
+def shown(verdicts: pd.DataFrame):
+    """The verdicts of a notebook as a table to read: statement, verdict, numbers, what would have made it fail."""
+    columns = {"statement": "claim", "verdict": "verdict", "numbers": "numbers", "fails_if": "it would fail if"}
+    table = verdicts[list(columns)].rename(columns=columns)
+    return table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "normal"})
