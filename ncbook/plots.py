@@ -309,26 +309,26 @@ def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) 
 
 
 def worst_errors(frontier: pd.DataFrame, *, ax: Axes) -> Axes:
-    """What is known of the largest error at each CDNV V, in units of 4V / (1 + 4V), one color per number of shots.
+    """What is known of the largest error at each CDNV V, in units of 4V / (1 + 4V), a marker per number of shots.
 
     Args:
         frontier: shot, cdnv, error (of the worst distribution found: a lower limit, solid), proved (the best bound,
-            dashed) and, if there, b5 (dotted).
+            dashed) and, if there, b5 (`theory.quadratic_bound`, dotted).
         ax: where to draw.
     """
     unit = 4 * frontier["cdnv"] / (1 + 4 * frontier["cdnv"])
-    columns = [name for name in ("error", "proved", "b5") if name in frontier]
+    styles = {"error": "-", "proved": "--", "b5": ":"}
+    names = {"error": "worst found", "proved": "best bound", "b5": "B5 (n = 1: min(B5, 6V/(1+3V)))"}
+    columns = [name for name in styles if name in frontier]
     relative = frontier.assign(**{name: frontier[name] / unit for name in columns})
-    for shot, shade in _shades(frontier["shot"]).items():
+    for (shot, shade), marker in zip(_shades(frontier["shot"]).items(), "osD^vPX*", strict=False):
         line = relative[relative["shot"] == shot].sort_values("cdnv")
-        ax.plot(line["cdnv"], line["proved"], "--", color=shade, linewidth=1.2)
-        if "b5" in columns:
-            ax.plot(line["cdnv"], line["b5"], ":", color=shade, linewidth=1)
-        ax.plot(line["cdnv"], line["error"], "-", color=shade, label=f"n = {shot}")
-    ax.plot([], [], "--", color="0.3", linewidth=1.2, label="proved (best bound)")
-    if "b5" in columns:
-        ax.plot([], [], ":", color="0.3", linewidth=1, label="proved before (B5)")
-    ax.plot([], [], "-", color="0.3", label="worst distribution found")
+        for name in columns:
+            label = f"n = {shot}" if name == "error" else None
+            ax.plot(line["cdnv"], line[name], styles[name], marker=marker, markevery=7, color=shade, label=label,
+                    linewidth=1.6 if name == "error" else 1.1)  # fmt: skip
+    for name in columns:
+        ax.plot([], [], styles[name], color="0.3", label=names[name])
     ax.axhline(1, color="0.3", linewidth=0.5)
     ax.set_xscale("log")
     ax.set_ylim(0, None)
@@ -346,9 +346,9 @@ def tightness(table: pd.DataFrame, names: dict[str, str], *, ax: Axes) -> Axes:
         names: bound -> label.
         ax: where to draw.
     """
-    for bound, label in names.items():
+    for (bound, label), marker in zip(names.items(), "osD^vPX*", strict=False):
         line = table[table["bound"] == bound].sort_values("shot")
-        ax.plot(line["shot"], line["ratio"], "o-", color=BOUND_COLORS.get(bound, "0.3"), label=label)
+        ax.plot(line["shot"], line["ratio"], marker=marker, color=BOUND_COLORS.get(bound, "0.3"), label=label)
     ax.axhline(1, color="0.3", linestyle="--", linewidth=1)
     ax.set_xscale("log")
     shots = sorted(table["shot"].unique())

@@ -73,6 +73,7 @@ def test_worst_errors_are_drawn_between_what_was_found_and_what_is_proved(ax):
     plots.worst_errors(frontier.assign(b5=0.08), ax=ax)
     dotted = [line for line in ax.get_lines() if line.get_linestyle() == ":" and len(line.get_ydata())]
     assert [list(line.get_ydata()) for line in dotted] == [[pytest.approx(2.08), pytest.approx(0.1)]] * 2
+    assert len({line.get_marker() for line in dotted}) == 2  # not by color alone
 
 
 def test_tightness_has_a_line_for_each_bound(ax):
@@ -80,6 +81,7 @@ def test_tightness_has_a_line_for_each_bound(ax):
     plots.tightness(table, {"b1": "B1", "b3": "B3"}, ax=ax)
     drawn = {line.get_label(): list(line.get_ydata()) for line in ax.get_lines()}
     assert drawn["B1"] == [0.5, 0.8] and drawn["B3"] == [1.0]
+    assert len({line.get_marker() for line in ax.get_lines() if line.get_label() in ("B1", "B3")}) == 2
 
 
 def test_figures_are_written_only_where_asked(tmp_path, monkeypatch, tiny_run, ax):
