@@ -209,7 +209,11 @@ def test_too_little_in_a_folder_is_said_before_training(root, tmp_path, pictures
 
 def test_networks_trained_side_by_side_are_found(root, tmp_path):
     done, notebook = papermill(
-        root, tmp_path, "06_depth", "-y", "{depths: [3, 5], repeats: 1, n_source: 5, epochs: 1, per_class: 5, workers: 2}"
+        root,
+        tmp_path,
+        "06_depth",
+        "-y",
+        "{depths: [3, 5], repeats: 1, n_source: 5, epochs: 1, per_class: 5, workers: 2}",
     )
     assert done.returncode == 0, done.stderr
     assert sorted(runs.list(tmp_path / "runs")["backbone"]) == ["plain3_small", "plain5_small"]
