@@ -4,8 +4,10 @@ The same color for a split everywhere (Okabe & Ito's palette, safe for color-bli
 values span decades; theoretical values dashed. Notebooks call `use_style` once.
 """
 
+import itertools
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -124,7 +126,13 @@ def _shades(n_source: pd.Series) -> dict[int, tuple]:
     return dict(zip(sizes, mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(sizes))), strict=True))
 
 
-def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str) -> None:
+def _marked(keys: pd.Series) -> Iterator[tuple]:
+    """Each key with its shade and a marker, so that no curve is told apart by color alone."""
+    for (key, shade), marker in zip(_shades(keys).items(), itertools.cycle("os^DvPX*"), strict=False):
+        yield key, shade, marker
+
+
+def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str, marker: str = "o", line: str = "-") -> None:
     """The mean over repeats, in a band from the smallest to the largest of them."""
     import seaborn  # two seconds: only for those who draw bands
 
@@ -136,7 +144,8 @@ def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str) -> None:
         errorbar=band,
         color=color,
         label=label,
-        marker="o",
+        marker=marker,
+        linestyle=line,
         markeredgewidth=0,
         legend=False,
         ax=ax,
@@ -146,7 +155,7 @@ def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str) -> None:
 def by_source_classes(
     table: pd.DataFrame, split: str, metric: str, *, ax: Axes, x: str = "step", by: str = "n_source"
 ) -> Axes:
-    """One metric of one split over training, one curve for each number of source classes (dark = many).
+    """One metric of one split over training, one curve and marker per number of source classes (dark = many).
 
     Args:
         table: tidy histories with a column ``n_source``; several runs of one number make a band from the smallest to
@@ -158,25 +167,26 @@ def by_source_classes(
         by: another column that tells the runs apart, such as "layers".
     """
     rows = table[(table["split"] == split) & (table["metric"] == metric)]
-    for key, shade in _shades(rows[by]).items():
-        _with_band(ax, rows[rows[by] == key], x, shade, f"{key:g}")
+    for key, shade, marker in _marked(rows[by]):
+        _with_band(ax, rows[rows[by] == key], x, shade, f"{key:g}", marker)
     ax.set_title(NAMES.get(split, split), fontsize=9)
     return _axes(ax, metric, x)
 
 
 def by_layer(layers: pd.DataFrame, metric: str, *, ax: Axes, by: str = "layers", dashed=()) -> Axes:
-    """A layer-wise metric against the layer's depth, one curve per network (dark = deep).
+    """A layer-wise metric against the layer's depth, one curve and marker per depth of the network (dark = deep).
 
     Args:
-        layers: rows of `layerwise.measure` of several networks, with a column ``by``.
+        layers: rows of `layerwise.measure` of several networks, with a column ``by``; several networks of one depth
+            make a band, as in `by_source_classes`.
         metric: "cdnv", "fuzziness" or "mismatch".
         ax: where to draw.
         by: the column that tells the networks apart.
         dashed: networks drawn dashed, such as those that are not trained.
     """
-    for key, shade in _shades(layers[by]).items():
-        line = layers[layers[by] == key]
-        ax.plot(line["depth"], line[metric], "o--" if key in dashed else "o-", color=shade, label=f"{key:g}")
+    for key, shade, marker in _marked(layers[by]):
+        rows = layers[layers[by] == key].assign(value=layers[metric])
+        _with_band(ax, rows, "depth", shade, f"{key:g}", marker, "--" if key in dashed else "-")
     _axes(ax, metric, "epoch").set_xlabel("layer")
     return ax
 

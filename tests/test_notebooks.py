@@ -21,7 +21,8 @@ APPENDICES = ["constant", "images", "proofs", "tightness"]
 OWN = {  # parameters that are not the experiment's
     "03_new_classes": {"repeats"},
     "04_few_shot_bound": {"shot"},
-    "06_depth": {"depths", "per_class", "workers"},
+    "05_class_separation": {"repeats", "workers"},
+    "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
     "08_paper_table": {"datasets", "recipes", "episodes", "seeds"},
 }
 SETTINGS = {  # file -> notebooks it is for
@@ -129,7 +130,7 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("04_few_shot_bound", ["-p", "shot", "16"], "shot=16, n_novel=100; allowed here: 1 to 15 shots"),
         ("03_new_classes", ["-p", "repeats", "0"], "repeats=0; allowed: at least 1"),
         ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4' is unknown"),
-        ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples and 1 worker"),
+        ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
         ("08_paper_table", ["-y", "recipes: [simpel]"], "recipes=['simpel']; allowed: simple"),
     ],
@@ -208,12 +209,16 @@ def test_too_little_in_a_folder_is_said_before_training(root, tmp_path, pictures
 
 def test_networks_trained_side_by_side_are_found(root, tmp_path):
     done, notebook = papermill(
-        root, tmp_path, "06_depth", "-y", "{depths: [3, 5], n_source: 5, epochs: 1, per_class: 5, workers: 2}"
+        root,
+        tmp_path,
+        "06_depth",
+        "-y",
+        "{depths: [3, 5], repeats: 1, n_source: 5, epochs: 1, per_class: 5, workers: 2}",
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(runs.list(tmp_path / "runs")["backbone"]) == ["plain3", "plain5"]
-    training = next(cell for cell in notebook.cells if "ProcessPoolExecutor(workers" in cell.source)
-    assert "plain3" in str(training.outputs) and "finished" in str(training.outputs)
+    assert sorted(runs.list(tmp_path / "runs")["backbone"]) == ["plain3_small", "plain5_small"]
+    training = next(cell for cell in notebook.cells if "sweeps.trained" in cell.source)
+    assert "2 networks: strokes, 5 classes, plain networks of 16 channels, 1 per depth" in str(training.outputs)
 
 
 def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
