@@ -69,16 +69,6 @@ def runs(novel, accuracy=None, test=(0.1, 0.1, 0.1, 0.1)):
             runs([0.4, 0.3, 0.25, 0.2], [0.8, 0.9, 0.95, 0.97]),
             runs([0.4, 0.3, 0.25, 0.2], [0.4, 0.3, 0.2, 0.1]),
         ),
-        (
-            "b1_pairs",
-            pd.DataFrame({"error": [0.1, 0.2], "half_width": [0.0, 0.01], "b1": [0.5, 0.195]}),
-            pd.DataFrame({"error": [0.1, 0.2], "half_width": [0.0, 0.001], "b1": [0.5, 0.195]}),
-        ),
-        (
-            "multiclass",
-            pd.DataFrame({"way": [5], "error": [0.3], "half_width": [0.01], "bound": [0.4]}),
-            pd.DataFrame({"way": [5], "error": [0.5], "half_width": [0.01], "bound": [0.4]}),
-        ),
     ],
 )  # fmt: skip
 def test_holds_and_does_not_hold(name, holding, failing):
@@ -118,23 +108,6 @@ def test_every_claim_says_where_it_is_made():
 def test_unknown_claim():
     with pytest.raises(ValueError, match="did you mean 'new_classes'"):
         claims.judge(["new_clases"], pd.DataFrame())
-
-
-def test_directional_predicts_needs_resamples_and_a_clear_gain():
-    rng = np.random.default_rng(0)
-
-    def table(gain, n=100):
-        rho = 0.8 + 0.01 * rng.standard_normal(n)
-        return pd.DataFrame({"shot": 5, "cdnv": rho, "directional": rho + gain + 0.01 * rng.standard_normal(n)})
-
-    def verdict(frame):
-        return claims.judge(["directional_predicts"], frame)["verdict"][0]
-
-    assert verdict(table(0.1)) == claims.HOLDS
-    assert verdict(table(-0.1)) == claims.FAILS
-    assert verdict(table(0.0)) == claims.OPEN
-    assert verdict(table(0.1, n=20)) == claims.OPEN
-    assert verdict(pd.DataFrame({"cdnv": [1.0]})) == claims.OPEN
 
 
 def networks(by, values):
