@@ -259,7 +259,7 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
 BOUND_COLORS = {
     "b1": "0.55",
     "b5": "0.1",
-    "best": "#D55E00",
+    "best": "#6A3D9A",
     "printed": "#0072B2",
     "b2": "#E69F00",
     "b5_directional": "#009E73",
@@ -286,17 +286,20 @@ def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes, 
     floor = floor if floor > 0 else 1e-4
     left, right = ordered["cdnv"].iloc[[0, -1]]
     ax.axhspan(1, 3, color="0.93")
-    ax.text(right, 1.1, "vacuous (≥ 1)", ha="right", fontsize=7, color="0.4")
+    ax.text(0.01, 1.3, "vacuous (≥ 1)", transform=ax.get_yaxis_transform(), fontsize=7, color="0.4")
     counts = ax.hexbin(pairs["cdnv"], pairs["error"].clip(lower=floor), xscale="log", yscale="log", gridsize=(40, 26),
                        mincnt=1, cmap="Oranges", norm=mpl.colors.LogNorm(vmin=0.3), linewidths=0)  # fmt: skip
     name = f"measured error: pairs per cell, of {len(pairs):,} (0 at the bottom)"
-    ax.figure.colorbar(counts, ax=ax, label=name, format="%d", ticks=mpl.ticker.LogLocator(subs=(1, 3)))
+    ticks = [10**k * few for k in range(5) for few in (1, 3)]
+    bar = ax.figure.colorbar(counts, ax=ax, format="%d", ticks=ticks)
+    bar.set_label(name, fontsize=8)
+    bar.minorticks_off()
     lowest = 0.0
     for column in sorted(bounds, key=lambda c: ordered[c].iloc[0]):
         shade = BOUND_COLORS.get(column, "0.3")
         if column in _OF_CDNV:
             ax.plot(ordered["cdnv"], ordered[column], _OF_CDNV[column], color=shade, linewidth=1.4)
-            lowest = max(ordered[column].iloc[0], 1.3 * lowest)  # names that would lie on each other move up
+            lowest = max(ordered[column].iloc[0], 1.4 * lowest)  # names that would lie on each other move up
             ax.annotate(bounds[column], (left, lowest), (-3, 0), textcoords="offset points", color=shade, ha="right",
                         va="center", fontsize=7)  # fmt: skip
         else:

@@ -65,10 +65,10 @@ claim(
 )(_below("bound", "(k-1) × mean pair error"))
 
 
-def _orders_better(gain, shots=lambda n: n > 0):
-    """Whether a gain in rank correlation is above 0 at each number of shots, with one network as one observation.
+def _orders_better(gain, shots=lambda n: n > 0, margin=0.0):
+    """Whether a gain in rank correlation is above -margin at each number of shots; a network is one observation.
 
-    Holds if every interval is above 0; does not hold if one of them is below it. Intervals by Student's t over
+    Holds if every interval is above -margin; does not hold if one of them is below it. Intervals by Student's t over
     networks, together at 95 % (Bonferroni over the numbers of shots). The smallest gain is the statistic.
     """
 
@@ -84,7 +84,7 @@ def _orders_better(gain, shots=lambda n: n > 0):
 
         half = t.isf((1 - LEVEL) / 2 / len(gains), gains["count"] - 1) * gains["sem"]
         low, high = gains["mean"] - half, gains["mean"] + half
-        verdicts = [beyond(low[n], high[n], 1) for n in gains.index]
+        verdicts = [beyond(low[n] + margin, high[n] + margin, 1) for n in gains.index]
         verdict = FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
         parts = [f"n = {n}: {gains['mean'][n]:+.3f} ({low[n]:+.3f} … {high[n]:+.3f})" for n in gains.index]
         worst, count = gains["mean"].idxmin(), int(gains["count"].min())
@@ -108,10 +108,10 @@ claim(
 )(_orders_better(lambda c: c["cdnv"] - c["directional"], lambda n: n == 1))
 claim(
     "b3_orders_best",
-    "At every number of shots B3 orders pairs of new classes by error better than CDNV and directional CDNV",
+    "At no number of shots is B3 more than 0.01 behind the better of CDNV and directional CDNV in ordering pairs",
     "B3",
-    fails_if="one number of shots at which the better of the two orders them better, beyond chance over networks",
-)(_orders_better(lambda c: c["b3"] - c[["cdnv", "directional"]].max(axis=1)))
+    fails_if="one number of shots at which its rank correlation is lower by more than 0.01, beyond chance over networks",
+)(_orders_better(lambda c: c["b3"] - c[["cdnv", "directional"]].max(axis=1), margin=0.01))
 
 
 @claim(
