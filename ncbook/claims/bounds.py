@@ -110,7 +110,7 @@ claim(
     "b3_orders_best",
     "At no number of shots is B3 more than 0.01 behind the better of CDNV and directional CDNV in ordering pairs",
     "B3",
-    fails_if="one number of shots at which its rank correlation is lower by more than 0.01, beyond chance over networks",
+    fails_if="one number of shots at which its rank correlation is more than 0.01 lower, beyond chance over networks",
 )(_orders_better(lambda c: c["b3"] - c[["cdnv", "directional"]].max(axis=1), margin=0.01))
 
 
