@@ -37,8 +37,10 @@ JOBS = [  # the longest first
     Job("06_depth", "cifar10_depth_cpu", "cifar10"),  # trains its networks in processes of its own
     Job("03_new_classes", "omniglot_full", "omniglot"),
     *(Job(name, "omniglot", "omniglot") for name in EACH if name != "03_new_classes"),
+    Job("appendix/predictors", "omniglot", "omniglot"),
     Job("08_paper_table", "table_characters"),
     Job("06_depth"),
+    Job("appendix/predictors"),
     Job("appendix/tightness"),
     *(Job(name) for name in EACH),
 ]

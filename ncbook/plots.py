@@ -278,39 +278,54 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
 BOUND_COLORS = {
     "b1": "0.55",
     "b5": "0.1",
-    "best": "#D55E00",
+    "best": "#6A3D9A",
+    "printed": "#0072B2",
     "b2": "#E69F00",
     "b5_directional": "#009E73",
     "b3": "#56B4E9",
     "2026": "#CC79A7",
 }
+_OF_CDNV = {"b1": "--", "b5": "-.", "best": "-", "printed": ":"}  # bounds that are functions of the CDNV: lines
 
 
-def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) -> Axes:
+def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes, sample: int = 300) -> Axes:
     """Measured two-class errors and their bounds against CDNV, on log axes; bounds of 1 or more are vacuous.
+
+    Errors are drawn as counts per hexagon. Functions of the CDNV alone are lines with their name at the left end, in
+    the order of their values; bounds that know more are drawn for some of the pairs, chosen at random.
 
     Args:
         pairs: one row per pair of classes: cdnv, error and a column for each bound.
-        bounds: column -> label; functions of the CDNV alone become a dashed line.
+        bounds: column -> label.
         ax: where to draw.
+        sample: how many pairs' other bounds are drawn.
     """
     ordered = pairs.sort_values("cdnv")
     floor = pairs.loc[pairs["error"] > 0, "error"].min() / 2  # where errors of exactly 0 are drawn
-    if not floor > 0:
-        floor = 1e-4
-    ax.axhspan(1, 3, color="0.93", label="vacuous (≥ 1)")
-    for column, label in bounds.items():
+    floor = floor if floor > 0 else 1e-4
+    left, right = ordered["cdnv"].iloc[[0, -1]]
+    ax.axhspan(1, 3, color="0.93")
+    ax.text(0.01, 1.3, "vacuous (≥ 1)", transform=ax.get_yaxis_transform(), fontsize=7, color="0.4")
+    counts = ax.hexbin(pairs["cdnv"], pairs["error"].clip(lower=floor), xscale="log", yscale="log", gridsize=(40, 26),
+                       mincnt=1, cmap="Oranges", norm=mpl.colors.LogNorm(vmin=0.3), linewidths=0)  # fmt: skip
+    name = f"measured error: pairs per cell, of {len(pairs):,} (0 at the bottom)"
+    ticks = [10**k * few for k in range(5) for few in (1, 3)]
+    bar = ax.figure.colorbar(counts, ax=ax, format="%d", ticks=ticks)
+    bar.set_label(name, fontsize=8)
+    bar.minorticks_off()
+    lowest = 0.0
+    for column in sorted(bounds, key=lambda c: ordered[c].iloc[0]):
         shade = BOUND_COLORS.get(column, "0.3")
-        if column in ("b1", "b5"):
-            ax.plot(ordered["cdnv"], ordered[column], "--", color=shade, linewidth=1.3, label=label)
+        if column in _OF_CDNV:
+            ax.plot(ordered["cdnv"], ordered[column], _OF_CDNV[column], color=shade, linewidth=1.4)
+            lowest = max(ordered[column].iloc[0], 1.4 * lowest)  # names that would lie on each other move up
+            ax.annotate(bounds[column], (left, lowest), (-3, 0), textcoords="offset points", color=shade, ha="right",
+                        va="center", fontsize=7)  # fmt: skip
         else:
-            ax.plot(ordered["cdnv"], ordered[column], ".", color=shade, markersize=2.5, label=label)
-    ax.plot(
-        ordered["cdnv"], ordered["error"].clip(lower=floor), ".", color=COLORS["novel"], markersize=2.5,
-        label=f"measured (n = {len(pairs)} pairs; 0 at the bottom)",
-    )  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+            some = pairs.sample(min(sample, len(pairs)), random_state=0)
+            label = f"{bounds[column]} ({len(some)} of {len(pairs):,} pairs)"
+            ax.plot(some["cdnv"], some[column], "+", color=shade, markersize=4, markeredgewidth=0.8, label=label)
+    ax.set_xlim(left * (left / right) ** 0.45 * 0.9, right * 1.1)
     ax.set_ylim(floor * 0.8, 3)
     plain_log_ticks(ax.xaxis)
     ax.set_xlabel("CDNV of the pair")

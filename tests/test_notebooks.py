@@ -17,7 +17,7 @@ from ncbook.experiment import Experiment
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
 NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "08_paper_table"]
-APPENDICES = ["constant", "images", "proofs", "tightness"]
+APPENDICES = ["constant", "images", "predictors", "proofs", "tightness"]
 OWN = {  # parameters that are not the experiment's
     "03_new_classes": {"repeats"},
     "04_few_shot_bound": {"shot"},
@@ -128,6 +128,8 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("01_train_collapse", ["-p", "n_source", "2"], "n_source=2; allowed here: at least 3"),
         ("03_new_classes", ["-p", "n_novel", "3"], "n_novel=3; allowed here: at least 5"),
         ("04_few_shot_bound", ["-p", "shot", "16"], "shot=16, n_novel=100; allowed here: 1 to 15 shots"),
+        ("04_few_shot_bound", ["-p", "shot", "15"], "shot=15, n_novel=100; allowed here: at least 20 new classes of"),
+        ("appendix/predictors", ["-y", "sizes: [8, 16]"], "sizes=[8, 16]; allowed here: at least 5 networks"),
         ("03_new_classes", ["-p", "repeats", "0"], "repeats=0; allowed: at least 1"),
         ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4' is unknown"),
         ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
@@ -265,4 +267,5 @@ def test_figures_are_made_of_notebooks_and_settings_that_are_there(root, make):
         if job.settings:
             settings = yaml.safe_load((root / "notebooks" / "params" / f"{job.settings}.yaml").read_text())
             assert settings.get("dataset", "strokes") == job.dataset  # 08 leaves out what is not at hand by itself
-    assert {job.notebook for job in make.JOBS} | {make.LAST.notebook} == {*NOTEBOOKS, "appendix/tightness"}
+    made = {job.notebook for job in make.JOBS} | {make.LAST.notebook}
+    assert made == {*NOTEBOOKS, "appendix/predictors", "appendix/tightness"}

@@ -531,8 +531,18 @@ def test_combined_bound_is_a_number_times_what_is_unknown():
     assert bound.leading == pytest.approx(4 * 500 / 495 * 1.2 * 0.02)
     assert bound.class_term == pytest.approx(4 * math.sqrt(28 * math.log(64)) / (8 * 2))
     assert bound.sample_term == pytest.approx(5 * math.sqrt(28) / (math.sqrt(500) * 2))
+    assert bound.later_leading == pytest.approx(5 * 0.02)
+    assert bound.later_term == pytest.approx(5 * (25 / math.sqrt(500) + 1 / 8) / 2)
     assert bound.proved < 4 * bound.leading
-    assert "unknown" in str(bound) and len(bound.unknown) == 4
+
+
+def test_combined_bound_prints_both_versions_and_what_is_unknown():
+    v = torch.tensor([[torch.nan, 0.02], [0.02, torch.nan]])
+    bound = theory.combined_bound(v, shot=5, way=5, samples=500, n_classes=64, depth=28, min_distance=2.0)
+    slides, later, rest = str(bound).splitlines()
+    assert slides.startswith("slides:") and all(f"c{i} *" in slides for i in (1, 2, 3))
+    assert later.startswith("later page:") and "c4 * 0.1 " in later and "c5 * C(f) * 3.11" in later
+    assert "unknown" in rest and any("n^2" in words for words in bound.unknown)
 
 
 @pytest.mark.parametrize(
