@@ -1,0 +1,136 @@
+"""Claims about controls: is it the number of classes, the number of samples, the distribution of classes?
+
+Over histories of runs with columns that tell the networks apart (``control``, ``n_source``, ``samples_per_class``,
+``repeat``), or over a table of few-shot errors of networks trained on one distribution and tested on another.
+"""
+
+import numpy as np
+import pandas as pd
+
+from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, above_zero, claim, trend
+
+F3 = {  # panel -> (split, metric, +1 where it rises with l, statement); CDNV de-biased: m differs between networks
+    "source_cdnv_rises": ("source_train", "cdnv_debiased", +1, "larger CDNV of the training samples, F3 (a)"),
+    "test_cdnv_rises": ("source_test", "cdnv_debiased", +1, "larger CDNV of unseen samples, F3 (b)"),
+    "novel_cdnv_falls": ("novel", "cdnv_debiased", -1, "smaller CDNV of new classes, F3 (c)"),
+    "error_falls": ("novel", "accuracy_5shot", +1, "smaller 5-shot error on new classes, F3 (d)"),
+}
+CONTROLS = {
+    "equal accuracy": "trained until the training accuracy is reached",
+    "equal budget": "as many training images and steps for each number of classes",
+}
+
+
+def final_values(table: pd.DataFrame, split: str, metric: str, keys: list[str]) -> pd.Series:
+    """Last value of a metric on a split for each network, indexed by the columns that tell networks apart."""
+    if not {*keys} <= {*table}:
+        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[]] * len(keys), names=keys))
+    rows = table[(table["split"] == split) & (table["metric"] == metric)].sort_values("epoch")
+    return rows.groupby(keys)["value"].last()
+
+
+def _over_classes(split: str, metric: str, sign: int, control: str):
+    def check(table):
+        of_control = table[table["control"] == control] if "control" in table else table.iloc[:0]
+        values = final_values(of_control, split, metric, ["n_source", "repeat"])
+        if "fitted" in of_control and not of_control["fitted"].all():
+            missed = len(of_control.loc[~of_control["fitted"], ["n_source", "repeat"]].drop_duplicates())
+            return Verdict(OPEN, f"{missed} of {len(values)} networks did not reach the accuracy", n=len(values))
+        if not np.isfinite(values).all():
+            return Verdict(OPEN, f"{metric} on {split} is not finite everywhere", n=len(values))
+        what = "5-shot accuracy" if metric.startswith("accuracy") else "de-biased CDNV"
+        return trend(values.index.get_level_values("n_source"), values, sign, f"l, {what}")
+
+    return check
+
+
+for _control, _how in CONTROLS.items():
+    for _name, (_split, _metric, _sign, _what) in F3.items():
+        claim(
+            f"{_name}_at_{_control.replace(' ', '_')}",
+            f"More source classes, {_how}: {_what}",
+            "control of deck F3",
+            fails_if="the trend over networks is the opposite one, one-sided p of the permutation test ≤ 0.025",
+        )(_over_classes(_split, _metric, _sign, _control))
+
+
+def gaps(table: pd.DataFrame) -> pd.Series:
+    """De-biased CDNV of unseen minus that of training samples, of each network (samples_per_class, repeat)."""
+    keys = ["samples_per_class", "repeat"]
+    test, train = (final_values(table, split, "cdnv_debiased", keys) for split in ("source_test", "source_train"))
+    return test - train
+
+
+def exponents(gap: pd.Series) -> pd.Series:
+    """The a of gap ~ m^-a between each m and the next, indexed by repeat and the geometric mean of the two."""
+    wide = np.log(gap.where(gap > 0)).unstack("repeat").sort_index()  # [m, repeats]
+    m = np.log(wide.index.to_numpy(float))
+    slopes = -wide.diff().iloc[1:].div(np.diff(m), axis=0)
+    slopes.index = pd.Index(np.exp((m[1:] + m[:-1]) / 2), name="samples_per_class")
+    return slopes.stack(future_stack=True)
+
+
+@claim(
+    "gap_falls_with_m",
+    "More training samples per class: unseen samples come closer to the training ones in CDNV",
+    "deck, new samples: o_m(1)",
+    fails_if="the gap rises with m over networks, one-sided p of the permutation test ≤ 0.025",
+)
+def _gap_falls(table):
+    gap = gaps(table)
+    if not np.isfinite(gap).all():
+        return Verdict(OPEN, "some pairs of classes cannot be told apart from so few samples")
+    return trend(gap.index.get_level_values("samples_per_class"), gap, -1, "m, gap of de-biased CDNV")
+
+
+@claim(
+    "gap_remains",
+    "At the largest number of samples per class a gap is left",
+    "deck, new samples: o_m(1)",
+    fails_if="the interval over networks of the gap at the largest m lies below 0",
+)
+def _gap_remains(table):
+    gap = gaps(table)
+    if gap.empty or not np.isfinite(gap).all():
+        return Verdict(OPEN, "samples_per_class was not varied, or pairs of classes cannot be told apart")
+    m = gap.index.get_level_values("samples_per_class").max()
+    return above_zero(gap.xs(m, level="samples_per_class"), +1, f"gap at m = {m}:")
+
+
+def _over_directions(column: str, baseline: str):
+    """Paired per network: each (trained, tested on the other) against ``baseline``, "trained" or "tested" on twice."""
+
+    def check(table):
+        if column not in table:
+            return Verdict(OPEN, f"{column} was not measured on another distribution")
+        value = table.set_index(["trained", "tested", "repeat"])[column].unstack("repeat")
+        found = {
+            f"{a} → {b}": above_zero(value.loc[a, b] - value.loc[(a, a) if baseline == "trained" else (b, b)], +1, "")
+            for a, b in value.index
+            if a != b
+        }
+        if not found:
+            return Verdict(OPEN, "one distribution only")
+        verdicts = [one.verdict for one in found.values()]
+        least = min(found.values(), key=lambda one: one.low if np.isfinite(one.low) else -np.inf)
+        text = "; ".join(f"{name}:{one.numbers}" for name, one in found.items())
+        verdict = FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
+        return least._replace(verdict=verdict, numbers=text)
+
+    return check
+
+
+for _name, _column, _baseline, _statement in (
+    ("other_distribution_costs", "error", "trained",
+     "New classes from another distribution: a larger 5-shot error than new classes from the network's own"),
+    ("training_elsewhere_costs", "error", "tested",
+     "On the same new classes: a larger 5-shot error for a network trained on another distribution"),
+    ("training_elsewhere_costs_cdnv", "cdnv", "tested",
+     "On the same new classes: a larger CDNV for a network trained on another distribution"),
+):  # fmt: skip
+    claim(
+        _name,
+        f"{_statement}, in every direction",
+        "deck: arbitrary tasks do not transfer",
+        fails_if="in one direction the interval of the paired difference lies below 0",
+    )(_over_directions(_column, _baseline))
