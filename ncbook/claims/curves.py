@@ -46,7 +46,7 @@ def _missing(table: pd.DataFrame, *wanted: tuple[str, str]) -> Verdict | None:
             return Verdict(OPEN, f"{metric} was not measured on {split}")
         last = final(table, split, metric)
         if np.isinf(last).any() and "debiased" in metric:
-            return Verdict(OPEN, f"some pairs of classes on {split} cannot be told apart from so few samples")
+            return Verdict(OPEN, f"too many pairs of classes on {split} cannot be told apart from so few samples")
         if not np.isfinite(last).all():
             return Verdict(OPEN, f"{metric} on {split} is not finite everywhere")
     return None
