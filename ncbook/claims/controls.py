@@ -26,7 +26,7 @@ def final_values(table: pd.DataFrame, split: str, metric: str, keys: list[str]) 
     if not {*keys} <= {*table}:
         return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[]] * len(keys), names=keys))
     rows = table[(table["split"] == split) & (table["metric"] == metric)].sort_values("epoch")
-    return rows.groupby(keys)["value"].last()
+    return rows.groupby(keys).tail(1).set_index(keys)["value"].sort_index()  # "last()" would skip a NaN
 
 
 def _over_classes(split: str, metric: str, sign: int, control: str):
@@ -61,15 +61,6 @@ def gaps(table: pd.DataFrame) -> pd.Series:
     return test - train
 
 
-def exponents(gap: pd.Series) -> pd.Series:
-    """The a of gap ~ m^-a between each m and the next, indexed by repeat and the geometric mean of the two."""
-    wide = np.log(gap.where(gap > 0)).unstack("repeat").sort_index()  # [m, repeats]
-    m = np.log(wide.index.to_numpy(float))
-    slopes = -wide.diff().iloc[1:].div(np.diff(m), axis=0)
-    slopes.index = pd.Index(np.exp((m[1:] + m[:-1]) / 2), name="samples_per_class")
-    return slopes.stack(future_stack=True)
-
-
 @claim(
     "gap_falls_with_m",
     "More training samples per class: unseen samples come closer to the training ones in CDNV",
@@ -95,6 +86,26 @@ def _gap_remains(table):
         return Verdict(OPEN, "samples_per_class was not varied, or pairs of classes cannot be told apart")
     m = gap.index.get_level_values("samples_per_class").max()
     return above_zero(gap.xs(m, level="samples_per_class"), +1, f"gap at m = {m}:")
+
+
+@claim(
+    "gap_falls_as_root_m",
+    "The gap falls with m at least as fast as 1/√m: gap ~ m^-a with a ≥ 1/2",
+    "deck, new samples: o_m(1); the rate of uniform bounds",
+    fails_if="the interval over series of networks of a lies below 1/2",
+)
+def _gap_rate(table):
+    gap = gaps(table)
+    if gap.empty or not (np.isfinite(gap) & (gap > 0)).all():
+        return Verdict(OPEN, "samples_per_class was not varied, or a gap is not above 0")
+    lines = np.log(gap).unstack("repeat").dropna(axis=1)  # [m, repeats]: a series of networks per column
+    a = -np.polyfit(np.log(lines.index.to_numpy(float)), lines, 1)[0]
+    found = above_zero(a - 0.5, +1, "a - 1/2:")
+    if found.n < 3:
+        return found
+    shift = {"statistic": found.statistic + 0.5, "low": found.low + 0.5, "high": found.high + 0.5}
+    text = f"a = {shift['statistic']:.2f} ({shift['low']:.2f} … {shift['high']:.2f}), {len(a)} series of {len(lines)}"
+    return found._replace(numbers=text, **shift)
 
 
 def _over_directions(column: str, baseline: str):
