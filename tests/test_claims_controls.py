@@ -24,7 +24,7 @@ def over_classes(value, control="equal accuracy", split="novel", metric="cdnv_de
          "value": value(size, r) if epoch else -value(size, r), "fitted": fitted}
         for size, r, epoch in itertools.product(SIZES, range(REPEATS), (0, 5))
     ]  # fmt: skip
-    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+    return pd.DataFrame(rows).sort_values("epoch", ascending=False, kind="stable", ignore_index=True)
 
 
 @pytest.mark.parametrize("control", controls.CONTROLS)
@@ -32,13 +32,15 @@ def over_classes(value, control="equal accuracy", split="novel", metric="cdnv_de
 def test_a_panel_under_a_control(panel, control):
     split, metric, sign, _ = controls.F3[panel]
     name = f"{panel}_at_{control.replace(' ', '_')}"
-    for direction in (+1, -1):
-        table = over_classes(lambda size, r: 1 + direction * sign * np.log(size) / 9 + r / 50, control, split, metric)
-        found = judged(name, table)
-        assert found["verdict"] == WORDS[direction] and found["n"] == 8
-        assert found["statistic"] * sign * direction > 0.9
-    noise = {key: value for key, value in zip(itertools.product(SIZES, range(2)), (4, 1, 3, 2, 2.5, 3.5, 1.5, 3.2))}
-    assert judged(name, over_classes(lambda *key: noise[key], control, split, metric))["verdict"] == claims.OPEN
+    up, down = (
+        judged(name, over_classes(lambda size, r, s=s: 1 + s * np.log(size) / 9 + r / 50, control, split, metric))
+        for s in (1, -1)
+    )
+    assert (up["verdict"], down["verdict"]) == (WORDS[sign], WORDS[-sign]) and up["n"] == 8
+    assert up["statistic"] > 0.9 and down["statistic"] < -0.9
+    table = over_classes(lambda *_: 0.0, control, split, metric)
+    table.loc[table["epoch"] == 5, "value"] = [4.0, 1.0, 3.0, 2.0, 2.5, 3.5, 1.5, 3.2]
+    assert judged(name, table)["verdict"] == claims.OPEN
 
 
 def test_networks_of_another_control_do_not_count():
@@ -107,9 +109,10 @@ def test_exponent_and_its_interval():
 
 def matrix(error):
     rows = [
-        {"trained": a, "tested": b, "repeat": r, "error": error(a, b, r), "cdnv": 5 * error(a, b, r)}
+        {"trained": a, "tested": b, "repeat": r, "error": error(a, b, r), "cdnv": 5 * error(a, b, r),
+         "untrained": 0.25}
         for a, b, r in itertools.product("AB", "AB", range(5))
-    ]
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -140,3 +143,15 @@ def test_directions_are_told_and_the_least_one_counts():
     assert "A → B" in found["numbers"] and "B → A" in found["numbers"]
     assert judged("training_elsewhere_costs", table[table["repeat"] < 2])["verdict"] == claims.OPEN
     assert judged("training_elsewhere_costs", table[table["trained"] == table["tested"]])["verdict"] == claims.OPEN
+
+
+@pytest.mark.parametrize(
+    ("error", "helps"),
+    [
+        (lambda a, b, r: 0.2 + NOISE[r], claims.HOLDS),
+        (lambda a, b, r: (0.2 if a == "A" else 0.3) + NOISE[r], claims.FAILS),
+        (lambda a, b, r: 0.25 + NOISE[r], claims.OPEN),
+    ],
+)
+def test_training_elsewhere_against_no_training(error, helps):
+    assert judged("training_elsewhere_helps", matrix(error))["verdict"] == helps
