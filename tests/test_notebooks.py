@@ -17,13 +17,27 @@ from ncbook.experiment import Experiment
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
 NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "08_paper_table"]
-APPENDICES = ["constant", "images", "predictors", "proofs", "tightness"]
+APPENDICES = [
+    "constant",
+    "controls",
+    "images",
+    "other_distributions",
+    "predictors",
+    "proofs",
+    "samples",
+    "tightness",
+]
 OWN = {  # parameters that are not the experiment's
-    "03_new_classes": {"repeats"},
+    "01_train_collapse": {"repeats", "workers"},
+    "02_test_generalization": {"repeats", "workers"},
+    "03_new_classes": {"repeats", "workers"},
     "04_few_shot_bound": {"shot"},
     "05_class_separation": {"repeats", "workers"},
     "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
     "08_paper_table": {"datasets", "recipes", "episodes", "seeds"},
+    "appendix/controls": {"sizes", "budget", "target", "steps", "doublings", "repeats"},
+    "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
+    "appendix/other_distributions": {"distributions", "steps", "repeats"},
 }
 SETTINGS = {  # file -> notebooks it is for
     **{name: ANY_NETWORK for name in ("omniglot", "cifar_fs", "fc100", "mini_imagenet", "emnist")},
@@ -32,6 +46,7 @@ SETTINGS = {  # file -> notebooks it is for
     "cifar_fs_rates": ["05_class_separation"],
     "cifar10_depth": ["06_depth"],
     "cifar10_depth_cpu": ["06_depth"],
+    **{f"{name}_omniglot": [f"appendix/{name}"] for name in ("controls", "samples", "other_distributions")},
     "table_characters": ["08_paper_table"],
     "paper_table": ["08_paper_table"],
     "recipe_simple": ["08_paper_table"],
@@ -134,6 +149,10 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4' is unknown"),
         ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
+        ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),
+        ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
+        ("appendix/samples", ["-y", "samples: [2, 60, 4]"], "samples_per_class=60; allowed: at most 48"),
+        ("appendix/other_distributions", ["-y", "distributions: [strokes]"], "distributions=['strokes'], "),
         ("08_paper_table", ["-y", "recipes: [simpel]"], "recipes=['simpel']; allowed: simple"),
     ],
 )
