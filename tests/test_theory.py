@@ -392,7 +392,7 @@ def test_spread_bound_follows_from_the_second_moment_bound():
         assert bool((tighter[off] <= spread[off]).all())
 
 
-def test_spread_bound_is_the_decks_form_with_the_smallest_constant():
+def test_rank_bound_is_the_decks_form_with_the_smallest_constant():
     """Between what B2 gives for the worst covariances of rank r and 4(1/r + 1/n)V, which a jump attains."""
     generator = torch.Generator().manual_seed(0)
     v = (4 * torch.randn(20_000, 2, generator=generator, dtype=torch.float64)).exp()  # of both classes, d = 1
@@ -402,13 +402,14 @@ def test_spread_bound_is_the_decks_form_with_the_smallest_constant():
     for own, rival in (v.unbind(1), v.flip(1).unbind(1)):
         w, rho = 4 * (own + (rival + own * total) / shot) / rank, own / shot
         least += torch.where(rho < 1, 1 - (1 - rho).square() / (1 + w), 1.0) / 2
-    rows = zip(v.mean(1), shot.tolist(), rank.tolist(), strict=True)
-    bound = torch.stack([theory.spread_bound(c, n, r) for c, n, r in rows])
+    rows = list(zip(v.mean(1), shot.tolist(), rank.tolist(), strict=True))
+    bound = torch.stack([theory.rank_bound(c, n, r) for c, n, r in rows])
     assert bool((least <= bound * (1 + 1e-12)).all()) and float((least / bound).max()) > 0.99
     deck = (1 / rank + 1 / shot) * v.mean(1)
     assert bool((bound[rank >= 2] <= 4 * deck[rank >= 2] * (1 + 1e-12)).all())
     # class 2 a point, class 1 jumps just past the midpoint with probability p: r p / 8 is V, p / 2 the error
-    assert theory.spread_bound(3.0 * 1e-6 / 8, 10**9, 3.0) == pytest.approx(1e-6 / 2)
+    assert theory.rank_bound(3.0 * 1e-6 / 8, 10**9, 3.0) == pytest.approx(1e-6 / 2)
+    assert bool((bound <= torch.stack([theory.spread_bound(c, n, r) for c, n, r in rows])).all())
 
 
 def test_published_bound_of_2025_holds_where_it_is_stated():
@@ -614,6 +615,7 @@ def test_an_infinite_cdnv_gives_the_limit_of_every_bound():
         (lambda v: theory.quadratic_bound(v, 5), 1.0),
         (lambda v: theory.spread_bound(v, 5, 3.0), math.inf),
         (lambda v: theory.spread_bound(v, 5, math.inf), math.inf),
+        (lambda v: theory.rank_bound(v, 5, math.inf), math.inf),
         (lambda v: theory.published_bound_2025(v, v, v, shot=5), math.inf),
         (
             lambda v: theory.new_samples_bound(v, mean_error=0.1, variance_gain=0.1, distance=1, sample_distance=1),
