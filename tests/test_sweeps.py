@@ -132,3 +132,15 @@ def test_each_process_of_a_pool_has_a_gpu_of_its_own(monkeypatch):
     assert found == ["cuda:0", "cuda:1", "cuda:0"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert sweeps._own_gpu() == "auto"
+
+
+def test_networks_side_by_side_on_images_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCBOOK_RUNS", str(tmp_path / "runs"))
+    images = ncbook.datasets.load("strokes", n_classes=9, per_class=8, seed=3)
+    experiments = [e.replace(n_source=4, samples_per_class=3) for e in EXPERIMENTS[:2]]
+    found = list(sweeps.trained(experiments, images=images, workers=2))
+    assert [run.experiment for run in found] == experiments
+    assert all(run.config["images_handed_over"] and run.config["source_samples"] == 12 for run in found)
+    monkeypatch.setattr(fit, "_fit", lambda *_: pytest.fail("trained again"))
+    again = list(sweeps.trained(experiments, images=images, workers=2))
+    assert [run.directory for run in again] == [run.directory for run in found]
