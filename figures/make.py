@@ -33,13 +33,15 @@ class Job(NamedTuple):
 
 
 EACH = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound", "05_class_separation"]
+SIDE = ["controls", "samples", "other_distributions"]
 JOBS = [  # the longest first
-    Job("06_depth", "cifar10_depth_cpu", "cifar10"),  # trains its networks in processes of its own
+    Job("06_depth", "cifar10_depth_cpu", "cifar10"),
     Job("03_new_classes", "omniglot_full", "omniglot"),
+    *(Job(f"appendix/{name}", f"{name}_omniglot", "omniglot") for name in SIDE),
     *(Job(name, "omniglot", "omniglot") for name in EACH if name != "03_new_classes"),
     Job("08_paper_table", "table_characters"),
+    *(Job(f"appendix/{name}") for name in [*SIDE, "predictors", "tightness"]),
     Job("06_depth"),
-    Job("appendix/tightness"),
     *(Job(name) for name in EACH),
 ]
 FULL = [  # for a GPU, in place of the first

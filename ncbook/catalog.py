@@ -66,16 +66,21 @@ class Backbone(NamedTuple):
     builder: str
     smallest: int
     layers: tuple[str, ...]
-    options: dict[str, int] = {}
+    options: dict[str, int | tuple[int, ...]] = {}
 
 
 _BLOCKS = tuple(f"block{i}" for i in range(1, 5))
 BACKBONES = {
     "conv4": Backbone("Conv4", 16, (*_BLOCKS, "features")),
+    "conv4_small": Backbone("Conv4", 16, (*_BLOCKS, "features"), {"widths": (8, 16, 32, 64)}),
     **{
-        f"plain{depth}": Backbone(
-            "PlainConv", 4, (*(f"layer{i}" for i in range(1, depth + 1)), "features"), {"depth": depth}
+        f"plain{depth}{size}": Backbone(
+            "PlainConv",
+            4,
+            (*(f"layer{i}" for i in range(1, depth + 1)), "features"),
+            {"depth": depth, "width": width},
         )
+        for size, width in (("", 64), ("_small", 16))
         for depth in (3, 5, 10, 14, 18, 20)
     },
     "resnet12": Backbone("ResNet12", 16, (*_BLOCKS, "features")),

@@ -17,7 +17,7 @@ from ncbook._checks import check_choice, check_real, check_whole, nearest
 __all__ = ["Experiment", "NOT_IN_KEY", "ParameterError", "SCHEMA", "check_parameters"]
 __dir__ = __all__.copy
 
-SCHEMA = 4  # raise it when the same parameters come to mean other numbers, or a run's files change
+SCHEMA = 5  # raise it when the same parameters come to mean other numbers, or a run's files change
 NOT_IN_KEY = ("path",)  # where the images lie says nothing about them: their fingerprint is in the folder's name
 
 
@@ -46,12 +46,16 @@ class Experiment:
         protocol: of "omniglot": "lake" (a character is a class) or "vinyals" (so is each of its four rotations, with
             published lists); None: "lake".
         backbone: the feature map f: "conv4" (the default; four convolutions), "plain3", "plain5", "plain10", "plain14",
-            "plain18", "plain20" (that many convolutions), "resnet12", "resnet18" or "wrn_28_4".
+            "plain18", "plain20" (that many convolutions), "resnet12", "resnet18" or "wrn_28_4"; with
+            fewer channels, for two CPU cores: "conv4_small", "plain3_small", "plain5_small", "plain10_small",
+            "plain14_small", "plain18_small", "plain20_small".
         objective: what is minimized: "cross_entropy" (the default) or "prototypical" (trained on episodes).
         n_source: source classes l the network is trained on, at least 2; default 64.
         n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from. None: as many as the
             data set has to spare, 100 at most (of a folder that is known when it is read); 0: none; else at least 2.
         n_validation: validation classes; None: as many as the data set has to spare, 20 at most.
+        samples_per_class: training samples m of each source class, at least 2: its first ones, so that smaller sets are
+            part of larger ones. None: all that are not held out.
         epochs: passes over the source training samples, or rounds of ``episodes_per_epoch`` episodes. None: as many as
             make the data set's default number of optimization steps (`ncbook.catalog`), whatever ``n_source`` is.
         batch_size: largest number of images per step, at least 2; an epoch is cut into equal batches. None: 64.
@@ -97,6 +101,7 @@ class Experiment:
     n_source: int = 64
     n_novel: int | None = None
     n_validation: int | None = None
+    samples_per_class: int | None = None
     epochs: int | None = None
     batch_size: int | None = None
     train_way: int | None = None
@@ -191,6 +196,7 @@ _WHOLE = {
     "n_source": (2, float("inf")),
     "n_novel": (0, float("inf")),
     "n_validation": (0, float("inf")),
+    "samples_per_class": (2, float("inf")),
     "image_size": (8, 4096),
     "epochs": (1, 100_000),
     "batch_size": (2, 65_536),

@@ -4,8 +4,10 @@ The same color for a split everywhere (Okabe & Ito's palette, safe for color-bli
 values span decades; theoretical values dashed. Notebooks call `use_style` once.
 """
 
+import itertools
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,13 +20,14 @@ from matplotlib.figure import Figure
 from ncbook import progress
 
 __all__ = [
-    "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "METRICS", "NAMES", "SHOTS",
+    "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "MARKERS", "METRICS", "NAMES", "SHOTS",
     "accuracy_against_cdnv", "against_source_classes", "by_layer", "by_source_classes", "dots", "errors_and_bounds",
     "over_training", "plain_log_ticks", "save", "save_table", "sheet", "tightness", "use_style", "worst_errors",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
 COLORS = {"source_train": "#0072B2", "source_test": "#009E73", "novel": "#D55E00", "validation": "#CC79A7"}
+MARKERS = {"source_train": "o", "source_test": "s", "novel": "^", "validation": "D"}
 CLASSES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 NAMES = {
     "source_train": "source classes, training samples",
@@ -34,6 +37,8 @@ NAMES = {
 }
 METRICS = {
     "cdnv": "CDNV",
+    "cdnv_debiased": "CDNV, de-biased (median over pairs)",
+    "cdnv_debiased_mean": "CDNV, de-biased",
     "nc1": "NC1",
     "nc2": "NC2",
     "nc3": "NC3",
@@ -41,13 +46,14 @@ METRICS = {
     "accuracy": "accuracy (fraction of samples)",
     "loss": "loss (nats)",
     "accuracy_5shot": "5-shot accuracy (fraction, 5-way)",
+    "error_5shot": "5-shot error (fraction, 5-way)",
     "accuracy_1shot": "1-shot accuracy (fraction, 5-way)",
     "min_distance": "smallest distance of class means",
     "min_distance_normalized": "smallest distance of class means\n/ their mean distance from the center",
     "fuzziness": "separation fuzziness",
     "mismatch": "nearest-mean mismatch (fraction)",
 }
-LOGARITHMIC = {"cdnv", "nc1", "loss", "fuzziness"}
+LOGARITHMIC = {"cdnv", "cdnv_debiased", "cdnv_debiased_mean", "nc1", "loss", "fuzziness", "error_5shot"}
 
 
 def use_style() -> None:
@@ -92,21 +98,23 @@ def plain_log_ticks(axis) -> None:
 def over_training(
     history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, x: str = "epoch", ideal: float | None = None
 ) -> Axes:
-    """One metric over training, one line per split.
+    """One metric over training, one line per split; of several networks the mean, in a band from least to largest.
 
     Args:
-        history: tidy: epoch, step, split, metric, value; of one run.
+        history: tidy: epoch, step, split, metric, value; of one run, or of several with the same epochs.
         metric: which metric.
         ax: where to draw.
         splits: which splits; None: all on which it was measured.
         x: "epoch" or "step".
         ideal: theoretical value, drawn as a dashed line.
     """
-    rows = history[history["metric"] == metric]
+    rows = history[(history["metric"] == metric) & np.isfinite(history["value"])]
     for split in COLORS if splits is None else splits:
-        line = rows[rows["split"] == split]
-        if len(line):
-            ax.plot(line[x], line["value"], "o-", color=COLORS[split], label=NAMES[split])
+        values = rows[rows["split"] == split].groupby(x)["value"]
+        if len(values):
+            mean = values.mean()
+            ax.plot(mean.index, mean, marker=MARKERS[split], color=COLORS[split], label=NAMES[split])
+            ax.fill_between(mean.index, values.min(), values.max(), color=COLORS[split], alpha=0.2, linewidth=0)
     if ideal is not None:
         ax.axhline(ideal, color="0.3", linestyle="--", linewidth=1, label=f"theory: {ideal:g}")
     return _axes(ax, metric, x)
@@ -118,7 +126,13 @@ def _shades(n_source: pd.Series) -> dict[int, tuple]:
     return dict(zip(sizes, mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(sizes))), strict=True))
 
 
-def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str) -> None:
+def _marked(keys: pd.Series) -> Iterator[tuple]:
+    """Each key with its shade and a marker, so that no curve is told apart by color alone."""
+    for (key, shade), marker in zip(_shades(keys).items(), itertools.cycle("os^DvPX*"), strict=False):
+        yield key, shade, marker
+
+
+def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str, marker: str = "o", line: str = "-") -> None:
     """The mean over repeats, in a band from the smallest to the largest of them."""
     import seaborn  # two seconds: only for those who draw bands
 
@@ -130,7 +144,8 @@ def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str) -> None:
         errorbar=band,
         color=color,
         label=label,
-        marker="o",
+        marker=marker,
+        linestyle=line,
         markeredgewidth=0,
         legend=False,
         ax=ax,
@@ -140,7 +155,7 @@ def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str) -> None:
 def by_source_classes(
     table: pd.DataFrame, split: str, metric: str, *, ax: Axes, x: str = "step", by: str = "n_source"
 ) -> Axes:
-    """One metric of one split over training, one curve for each number of source classes (dark = many).
+    """One metric of one split over training, one curve and marker per number of source classes (dark = many).
 
     Args:
         table: tidy histories with a column ``n_source``; several runs of one number make a band from the smallest to
@@ -152,25 +167,26 @@ def by_source_classes(
         by: another column that tells the runs apart, such as "layers".
     """
     rows = table[(table["split"] == split) & (table["metric"] == metric)]
-    for key, shade in _shades(rows[by]).items():
-        _with_band(ax, rows[rows[by] == key], x, shade, f"{key:g}")
+    for key, shade, marker in _marked(rows[by]):
+        _with_band(ax, rows[rows[by] == key], x, shade, f"{key:g}", marker)
     ax.set_title(NAMES.get(split, split), fontsize=9)
     return _axes(ax, metric, x)
 
 
 def by_layer(layers: pd.DataFrame, metric: str, *, ax: Axes, by: str = "layers", dashed=()) -> Axes:
-    """A layer-wise metric against the layer's depth, one curve per network (dark = deep).
+    """A layer-wise metric against the layer's depth, one curve and marker per depth of the network (dark = deep).
 
     Args:
-        layers: rows of `layerwise.measure` of several networks, with a column ``by``.
+        layers: rows of `layerwise.measure` of several networks, with a column ``by``; several networks of one depth
+            make a band, as in `by_source_classes`.
         metric: "cdnv", "fuzziness" or "mismatch".
         ax: where to draw.
         by: the column that tells the networks apart.
         dashed: networks drawn dashed, such as those that are not trained.
     """
-    for key, shade in _shades(layers[by]).items():
-        line = layers[layers[by] == key]
-        ax.plot(line["depth"], line[metric], "o--" if key in dashed else "o-", color=shade, label=f"{key:g}")
+    for key, shade, marker in _marked(layers[by]):
+        rows = layers[layers[by] == key].assign(value=layers[metric])
+        _with_band(ax, rows, "depth", shade, f"{key:g}", marker, "--" if key in dashed else "-")
     _axes(ax, metric, "epoch").set_xlabel("layer")
     return ax
 
@@ -213,13 +229,16 @@ def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str) -> Axes:
 
 
 def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits=("source_test", "novel")) -> Axes:
-    """Final value of a metric against the number of source classes, one line per split; a band over repeats."""
+    """Final value of a metric against the number of source classes: a point per network, a line through their means."""
     rows = table if "repeat" in table else table.assign(repeat=0)
     rows = rows[rows["metric"] == metric].sort_values("epoch")
     last = rows.groupby(["split", "n_source", "repeat"], as_index=False)["value"].last()
     for split in splits:
-        _with_band(ax, last[last["split"] == split], "n_source", COLORS[split], NAMES[split])
-    _axes(ax, metric, "epoch").set_xlabel("number of source classes")
+        points = last[last["split"] == split]
+        mean, style = points.groupby("n_source")["value"].mean(), {"color": COLORS[split]}
+        ax.plot(points["n_source"], points["value"], MARKERS[split], alpha=0.6, markeredgewidth=0, **style)
+        ax.plot(mean.index, mean, marker=MARKERS[split], markersize=0, label=NAMES[split], **style)
+    _axes(ax, metric, "epoch").set_xlabel("source classes l")
     ax.set_xscale("log", base=2)
     sizes = sorted(last["n_source"].unique())
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
@@ -228,18 +247,18 @@ def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits
 
 
 def accuracy_against_cdnv(table: pd.DataFrame, *, ax: Axes, split: str = "novel", shot: int = 5) -> Axes:
-    """Few-shot accuracy against CDNV on one split: a point for each network and measured epoch."""
-    metric = f"accuracy_{shot}shot"
+    """Few-shot error against CDNV on one split: trained networks filled, the same at earlier epochs hollow."""
     rows = table if "repeat" in table else table.assign(repeat=0)
     keys = ["n_source", "repeat", "epoch"]
-    wide = rows[rows["split"] == split].pivot_table(index=keys, columns="metric", values="value")
-    for n_source, shade in _shades(table["n_source"]).items():
-        points = wide.loc[n_source]
-        ax.plot(points["cdnv"], points[metric], "o", color=shade, alpha=0.85, label=f"{n_source}")
-    ax.set_xscale("log")
+    wide = rows[rows["split"] == split].pivot_table(index=keys, columns="metric", values="value").reset_index()
+    wide["last"] = wide["epoch"] == wide.groupby(["n_source", "repeat"])["epoch"].transform("max")
+    for (n_source, shade), marker in zip(_shades(table["n_source"]).items(), "os^Dv<>ph*" * 9, strict=False):
+        for final, points in wide[wide["n_source"] == n_source].groupby("last"):
+            style = {"markersize": 6, "label": f"{n_source}"} if final else {"markersize": 4, "markerfacecolor": "none"}
+            ax.plot(points["cdnv"], 1 - points[f"accuracy_{shot}shot"], marker, color=shade, **style)
+    ax.set(xscale="log", yscale="log", xlabel=f"CDNV of {NAMES[split]}", ylabel=f"{shot}-shot error (fraction, 5-way)")
     plain_log_ticks(ax.xaxis)
-    ax.set_xlabel(f"CDNV of {NAMES[split]}")
-    ax.set_ylabel(METRICS[metric])
+    plain_log_ticks(ax.yaxis)
     return ax
 
 
@@ -259,39 +278,54 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
 BOUND_COLORS = {
     "b1": "0.55",
     "b5": "0.1",
-    "best": "#D55E00",
+    "best": "#6A3D9A",
+    "printed": "#0072B2",
     "b2": "#E69F00",
     "b5_directional": "#009E73",
     "b3": "#56B4E9",
     "2026": "#CC79A7",
 }
+_OF_CDNV = {"b1": "--", "b5": "-.", "best": "-", "printed": ":"}  # bounds that are functions of the CDNV: lines
 
 
-def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes) -> Axes:
+def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes, sample: int = 300) -> Axes:
     """Measured two-class errors and their bounds against CDNV, on log axes; bounds of 1 or more are vacuous.
+
+    Errors are drawn as counts per hexagon. Functions of the CDNV alone are lines with their name at the left end, in
+    the order of their values; bounds that know more are drawn for some of the pairs, chosen at random.
 
     Args:
         pairs: one row per pair of classes: cdnv, error and a column for each bound.
-        bounds: column -> label; functions of the CDNV alone become a dashed line.
+        bounds: column -> label.
         ax: where to draw.
+        sample: how many pairs' other bounds are drawn.
     """
     ordered = pairs.sort_values("cdnv")
     floor = pairs.loc[pairs["error"] > 0, "error"].min() / 2  # where errors of exactly 0 are drawn
-    if not floor > 0:
-        floor = 1e-4
-    ax.axhspan(1, 3, color="0.93", label="vacuous (≥ 1)")
-    for column, label in bounds.items():
+    floor = floor if floor > 0 else 1e-4
+    left, right = ordered["cdnv"].iloc[[0, -1]]
+    ax.axhspan(1, 3, color="0.93")
+    ax.text(0.01, 1.3, "vacuous (≥ 1)", transform=ax.get_yaxis_transform(), fontsize=7, color="0.4")
+    counts = ax.hexbin(pairs["cdnv"], pairs["error"].clip(lower=floor), xscale="log", yscale="log", gridsize=(40, 26),
+                       mincnt=1, cmap="Oranges", norm=mpl.colors.LogNorm(vmin=0.3), linewidths=0)  # fmt: skip
+    name = f"measured error: pairs per cell, of {len(pairs):,} (0 at the bottom)"
+    ticks = [10**k * few for k in range(5) for few in (1, 3)]
+    bar = ax.figure.colorbar(counts, ax=ax, format="%d", ticks=ticks)
+    bar.set_label(name, fontsize=8)
+    bar.minorticks_off()
+    lowest = 0.0
+    for column in sorted(bounds, key=lambda c: ordered[c].iloc[0]):
         shade = BOUND_COLORS.get(column, "0.3")
-        if column in ("b1", "b5"):
-            ax.plot(ordered["cdnv"], ordered[column], "--", color=shade, linewidth=1.3, label=label)
+        if column in _OF_CDNV:
+            ax.plot(ordered["cdnv"], ordered[column], _OF_CDNV[column], color=shade, linewidth=1.4)
+            lowest = max(ordered[column].iloc[0], 1.4 * lowest)  # names that would lie on each other move up
+            ax.annotate(bounds[column], (left, lowest), (-3, 0), textcoords="offset points", color=shade, ha="right",
+                        va="center", fontsize=7)  # fmt: skip
         else:
-            ax.plot(ordered["cdnv"], ordered[column], ".", color=shade, markersize=2.5, label=label)
-    ax.plot(
-        ordered["cdnv"], ordered["error"].clip(lower=floor), ".", color=COLORS["novel"], markersize=2.5,
-        label=f"measured (n = {len(pairs)} pairs; 0 at the bottom)",
-    )  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+            some = pairs.sample(min(sample, len(pairs)), random_state=0)
+            label = f"{bounds[column]} ({len(some)} of {len(pairs):,} pairs)"
+            ax.plot(some["cdnv"], some[column], "+", color=shade, markersize=4, markeredgewidth=0.8, label=label)
+    ax.set_xlim(left * (left / right) ** 0.45 * 0.9, right * 1.1)
     ax.set_ylim(floor * 0.8, 3)
     plain_log_ticks(ax.xaxis)
     ax.set_xlabel("CDNV of the pair")

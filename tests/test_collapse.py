@@ -742,6 +742,7 @@ def test_summary_is_the_functions_of_the_same_names():
     expected = {
         "cdnv": collapse.cdnv(features, labels),
         "cdnv_debiased": pairs.nanmedian(),
+        "cdnv_debiased_mean": pairs[tuple(torch.triu_indices(6, 6, 1))].sort().values.mean(),
         "nc1": collapse.nc1(features, labels),
         "nc2": collapse.nc2(features, labels),
         "min_distance": collapse.min_distance(features, labels),
@@ -753,6 +754,14 @@ def test_summary_is_the_functions_of_the_same_names():
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
     assert "nc3" not in collapse.summary(features, labels)
+
+
+def test_the_debiased_mean_leaves_out_the_largest_hundredth():
+    x, y = sample(n_classes=15)  # 105 pairs
+    ascending = collapse.cdnv_matrix(x, y, debiased=True)[tuple(torch.triu_indices(15, 15, 1))].sort().values
+    found = collapse.summary(x, y)["cdnv_debiased_mean"]
+    torch.testing.assert_close(found, ascending[:-1].mean())
+    assert found < ascending.mean()
 
 
 def test_the_median_of_an_even_number_of_pairs_is_between_the_two_in_the_middle():

@@ -246,6 +246,44 @@ def with_samples(*kept_and_held_out):
     return datasets.ImageClasses("few", images, labels, [f"c{k}" for k in range(len(kept_and_held_out))], held_out)
 
 
+def test_samples_per_class_are_the_first_ones_and_touch_nothing_else():
+    images = fake(per_class=9)
+    held_out = torch.arange(9).repeat(40) % 3 == 1  # here and there
+    images = replace(images, held_out=held_out)
+    whole = datasets.split(images, n_source=6, n_novel=8, class_seed=3)
+    kept = [sample for sample in range(9) if sample % 3 != 1]
+    for m in (2, 4, 6):
+        parts = datasets.split(images, n_source=6, n_novel=8, class_seed=3, samples_per_class=m)
+        assert parts.source_train.class_names == whole.source_train.class_names
+        assert parts.source_train.images[:, 0, 0, 1].view(6, m).tolist() == [kept[:m]] * 6
+        assert parts.source_train.labels.tolist() == sorted([*range(6)] * m)
+        for kind in ("source_test", "novel", "validation"):
+            assert same(getattr(parts, kind), getattr(whole, kind))
+    assert same(parts.source_train, whole.source_train)  # six are all
+    few = SimpleNamespace(dataset="fake", n_source=6, n_novel=8, class_seed=3, samples_per_class=2)
+    smallest = datasets.split(images, n_source=6, n_novel=8, class_seed=3, samples_per_class=2)
+    assert same(datasets.split_for(few, images).source_train, smallest.source_train)
+
+
+def test_samples_per_class_of_uneven_classes():
+    images = with_samples((3, 2), (5, 1), (4, 0))
+    parts = datasets.split(images, n_source=3, samples_per_class=3)
+    assert parts.source_train.labels.bincount().tolist() == [3, 3, 3]
+    with pytest.raises(ValueError) as error:
+        datasets.split(images, n_source=3, samples_per_class=4)
+    message = "samples_per_class=4; allowed: at most 3, since the source class 'c0' has 3 that are not held out"
+    assert str(error.value) == message
+    n_of_c0 = datasets.split(images, n_source=3).source_train.class_names.index("c0")
+    if n_of_c0 == 2:  # the last one taken: two source classes do without it
+        assert datasets.split(images, n_source=2, samples_per_class=4).source_train.labels.tolist() == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("number", [1, 0, -2])
+def test_one_sample_per_class_is_refused(number):
+    with pytest.raises(ValueError, match=f"^samples_per_class={number}; allowed: a whole number of at least 2$"):
+        datasets.split(fake(), n_source=3, samples_per_class=number)
+
+
 def test_check_names_the_class_with_too_few_samples():
     datasets.split(with_samples((2, 2), (3, 2)), n_source=2).check()
     datasets.split(with_samples((2, 0), (3, 0)), n_source=2).check()  # nothing is held out: nothing to measure

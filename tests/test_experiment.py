@@ -37,6 +37,12 @@ def test_defaults_that_depend_on_other_parameters():
     assert Experiment(n_source=8).replace(objective="prototypical").batch_size is None
 
 
+def test_samples_per_class_are_part_of_the_key():
+    assert Experiment().samples_per_class is None
+    keys = {Experiment(samples_per_class=m).key for m in (None, 2, 15)}
+    assert len(keys) == 3
+
+
 def test_where_the_images_lie_is_no_part_of_the_key():
     here, there = (Experiment(dataset="folder", path=path, image_size=32) for path in ("a.zip", "b/a.zip"))
     assert here.key == there.key and here.path != there.path
@@ -101,6 +107,8 @@ def test_imports_no_torch():
         ({"augmentation": None}, ["augmentation=None"]),
         ({"precision": "bf16"}, ["precision='bf16'"]),
         ({"measurements": 1}, ["measurements=1"]),
+        ({"samples_per_class": 1}, ["samples_per_class=1", "at least 2"]),
+        ({"samples_per_class": 2.5}, ["samples_per_class=2.5"]),
         ({"measurements": None}, ["measurements=None"]),
         ({"seed": None}, ["seed=None"]),
         ({"seed": -1}, ["seed=-1"]),

@@ -58,16 +58,34 @@ def test_bad_input(run):
         layerwise.separation_law(pd.DataFrame({"depth": [1, 2], "fuzziness": [1.0, 0.5]}))
 
 
-def test_the_interval_covers_the_true_ratio():
-    rng = np.random.default_rng(1)
-    depth = np.arange(1, 11)
-    covered = 0
-    for _ in range(400):
-        law = layerwise.separation_law(
-            pd.DataFrame({"depth": depth, "fuzziness": 3 * 0.8**depth * np.exp(0.3 * rng.normal(size=10))})
-        )
-        covered += law.low <= 0.8 <= law.high
-    assert 0.92 <= covered / 400 <= 0.98
+def law(log_fuzziness):
+    depth = np.arange(1, len(log_fuzziness) + 1)
+    return layerwise.separation_law(pd.DataFrame({"depth": depth, "fuzziness": np.exp(log_fuzziness)}))
+
+
+@pytest.mark.parametrize("n_layers", [3, 8, 20])
+def test_the_factor_is_that_of_the_straight_line_and_the_bend_where_it_falls(n_layers):
+    x = np.linspace(-1, 1, n_layers)
+    straight = law(2 - 0.3 * np.arange(n_layers))
+    assert straight.ratio == pytest.approx(np.exp(-0.3)) and straight.half_life == pytest.approx(np.log(2) / 0.3)
+    assert straight.bend == pytest.approx(0, abs=1e-12)
+    for bend in (0.2, -0.2):  # of the fall of 3 in all, 70 and 30 % are in the first half
+        values = -1.5 * x + 3 * bend * x**2
+        assert law(values).bend == pytest.approx(bend)
+        assert (values[0] - np.interp(0, x, values)) / 3 == pytest.approx(0.5 + bend) or n_layers % 2 == 0
+        expected = np.polyfit(np.arange(n_layers), values, 1)[0]
+        assert law(values).ratio == pytest.approx(np.exp(expected))
+
+
+def test_a_fuzziness_that_stays_has_no_half_life_and_no_bend():
+    flat = law(np.zeros(5))
+    assert flat.ratio == 1 and flat.half_life == np.inf and np.isnan(flat.bend)
+
+
+def test_a_decreasing_sequence_is_not_the_law():
+    """Correlation tells nothing: of the depth and log D of any falling curve it is near -1."""
+    values = -np.log1p(np.arange(20.0))
+    assert np.corrcoef(np.arange(20), values)[0, 1] < -0.9 and law(values).bend > 0.2
 
 
 def test_effective_depth():

@@ -17,12 +17,27 @@ from ncbook.experiment import Experiment
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
 NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "08_paper_table"]
-APPENDICES = ["constant", "images", "proofs", "tightness"]
+APPENDICES = [
+    "constant",
+    "controls",
+    "images",
+    "other_distributions",
+    "predictors",
+    "proofs",
+    "samples",
+    "tightness",
+]
 OWN = {  # parameters that are not the experiment's
-    "03_new_classes": {"repeats"},
+    "01_train_collapse": {"repeats", "workers"},
+    "02_test_generalization": {"repeats", "workers"},
+    "03_new_classes": {"repeats", "workers"},
     "04_few_shot_bound": {"shot"},
-    "06_depth": {"depths", "per_class", "workers"},
+    "05_class_separation": {"repeats", "workers"},
+    "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
     "08_paper_table": {"datasets", "recipes", "episodes", "seeds"},
+    "appendix/controls": {"sizes", "budget", "target", "steps", "doublings", "repeats"},
+    "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
+    "appendix/other_distributions": {"distributions", "steps", "repeats"},
 }
 SETTINGS = {  # file -> notebooks it is for
     **{name: ANY_NETWORK for name in ("omniglot", "cifar_fs", "fc100", "mini_imagenet", "emnist")},
@@ -31,6 +46,7 @@ SETTINGS = {  # file -> notebooks it is for
     "cifar_fs_rates": ["05_class_separation"],
     "cifar10_depth": ["06_depth"],
     "cifar10_depth_cpu": ["06_depth"],
+    **{f"{name}_omniglot": [f"appendix/{name}"] for name in ("controls", "samples", "other_distributions")},
     "table_characters": ["08_paper_table"],
     "paper_table": ["08_paper_table"],
     "recipe_simple": ["08_paper_table"],
@@ -127,10 +143,16 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("01_train_collapse", ["-p", "n_source", "2"], "n_source=2; allowed here: at least 3"),
         ("03_new_classes", ["-p", "n_novel", "3"], "n_novel=3; allowed here: at least 5"),
         ("04_few_shot_bound", ["-p", "shot", "16"], "shot=16, n_novel=100; allowed here: 1 to 15 shots"),
-        ("03_new_classes", ["-p", "repeats", "0"], "repeats=0; allowed: at least 1"),
+        ("04_few_shot_bound", ["-p", "shot", "15"], "shot=15, n_novel=100; allowed here: at least 20 new classes of"),
+        ("appendix/predictors", ["-y", "sizes: [8, 16]"], "sizes=[8, 16]; allowed here: at least 5 networks"),
+        ("03_new_classes", ["-p", "repeats", "0"], "repeats=0, workers=None; allowed: at least 1 of each"),
         ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4' is unknown"),
-        ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples and 1 worker"),
+        ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
+        ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),
+        ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
+        ("appendix/samples", ["-y", "samples: [2, 60, 4]"], "samples_per_class=60; allowed: at most 48"),
+        ("appendix/other_distributions", ["-y", "distributions: [strokes]"], "distributions=['strokes'], "),
         ("08_paper_table", ["-y", "recipes: [simpel]"], "recipes=['simpel']; allowed: simple"),
     ],
 )
@@ -208,12 +230,16 @@ def test_too_little_in_a_folder_is_said_before_training(root, tmp_path, pictures
 
 def test_networks_trained_side_by_side_are_found(root, tmp_path):
     done, notebook = papermill(
-        root, tmp_path, "06_depth", "-y", "{depths: [3, 5], n_source: 5, epochs: 1, per_class: 5, workers: 2}"
+        root,
+        tmp_path,
+        "06_depth",
+        "-y",
+        "{depths: [3, 5], repeats: 1, n_source: 5, epochs: 1, per_class: 5, workers: 2}",
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(runs.list(tmp_path / "runs")["backbone"]) == ["plain3", "plain5"]
-    training = next(cell for cell in notebook.cells if "ProcessPoolExecutor(workers" in cell.source)
-    assert "plain3" in str(training.outputs) and "finished" in str(training.outputs)
+    assert sorted(runs.list(tmp_path / "runs")["backbone"]) == ["plain3_small", "plain5_small"]
+    training = next(cell for cell in notebook.cells if "sweeps.trained" in cell.source)
+    assert "2 networks: strokes, 5 classes, plain networks of 16 channels, 1 per depth" in str(training.outputs)
 
 
 def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
@@ -260,4 +286,5 @@ def test_figures_are_made_of_notebooks_and_settings_that_are_there(root, make):
         if job.settings:
             settings = yaml.safe_load((root / "notebooks" / "params" / f"{job.settings}.yaml").read_text())
             assert settings.get("dataset", "strokes") == job.dataset  # 08 leaves out what is not at hand by itself
-    assert {job.notebook for job in make.JOBS} | {make.LAST.notebook} == {*NOTEBOOKS, "appendix/tightness"}
+    made = {job.notebook for job in make.JOBS} | {make.LAST.notebook}
+    assert made == {*NOTEBOOKS, "appendix/predictors", "appendix/tightness"}

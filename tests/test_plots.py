@@ -57,9 +57,14 @@ def test_sheet_puts_images_in_rows(ax):
 
 
 def test_errors_and_bounds(ax):
-    pairs = pd.DataFrame({"cdnv": [0.1, 0.5], "error": [0.0, 0.1], "half_width": 0.01, "b1": [0.5, 1.2]})
-    plots.errors_and_bounds(pairs, {"b1": "B1"}, ax=ax)
+    pairs = pd.DataFrame({"cdnv": [0.1, 0.5], "error": [0.0, 0.1], "b1": [0.5, 1.2], "best": [0.45, 1], "b3": [0.3, 1]})
+    plots.errors_and_bounds(pairs, {"b1": "B1", "best": "best", "b3": "B3"}, ax=ax, sample=1)
     assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert ax.collections[0].get_array().sum() == 2  # every pair is counted in some cell
+    names = {text.get_text(): text for text in ax.texts}
+    assert names["B1"].xy[1] >= 1.29 * names["best"].xy[1]  # named at the line, not on each other
+    assert len({line.get_linestyle() for line in ax.get_lines()[1:]}) == 2
+    assert [text for text in ax.get_legend_handles_labels()[1]] == ["B3 (1 of 2 pairs)"]
 
 
 def test_worst_errors_are_drawn_between_what_was_found_and_what_is_proved(ax):

@@ -36,7 +36,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def glyphs(n_classes=12, per_class=6, seed=0):
-    images = strokes._build(n_classes, per_class, seed)
+    images = strokes._build(np.arange(n_classes), per_class, seed)
     return images.images.view(n_classes, per_class, 28, 28)
 
 
@@ -50,6 +50,21 @@ def test_shapes_and_names():
 
 def test_class_does_not_depend_on_the_number_of_classes():
     assert torch.equal(glyphs(n_classes=12), glyphs(n_classes=300)[:12])
+
+
+def test_classes_of_so_many_strokes_are_those_of_the_whole():
+    whole, names = glyphs(n_classes=100), set()
+    for number in (1, 2, 3, 4):
+        some = datasets.load("strokes", n_classes=5, per_class=6, strokes=number)
+        for place, name in enumerate(some.class_names):
+            assert torch.equal(some.images.view(5, 6, 28, 28)[place], whole[int(name.removeprefix("glyph"))])
+            assert strokes._programs(0, np.array([int(name[5:])]))["n_strokes"] == number
+        more = datasets.load("strokes", n_classes=9, per_class=6, strokes=number)
+        assert more.class_names[:5] == some.class_names and len(more.class_names) == 9
+        names |= set(some.class_names)
+    assert len(names) == 20
+    with pytest.raises(ValueError, match="strokes=5; allowed: a whole number of at least 1 and at most 4"):
+        datasets.load("strokes", n_classes=5, strokes=5)
 
 
 def test_sample_does_not_depend_on_the_number_of_samples():

@@ -392,7 +392,7 @@ def test_spread_bound_follows_from_the_second_moment_bound():
         assert bool((tighter[off] <= spread[off]).all())
 
 
-def test_spread_bound_is_the_decks_form_with_the_smallest_constant():
+def test_rank_bound_is_the_decks_form_with_the_smallest_constant():
     """Between what B2 gives for the worst covariances of rank r and 4(1/r + 1/n)V, which a jump attains."""
     generator = torch.Generator().manual_seed(0)
     v = (4 * torch.randn(20_000, 2, generator=generator, dtype=torch.float64)).exp()  # of both classes, d = 1
@@ -402,13 +402,14 @@ def test_spread_bound_is_the_decks_form_with_the_smallest_constant():
     for own, rival in (v.unbind(1), v.flip(1).unbind(1)):
         w, rho = 4 * (own + (rival + own * total) / shot) / rank, own / shot
         least += torch.where(rho < 1, 1 - (1 - rho).square() / (1 + w), 1.0) / 2
-    rows = zip(v.mean(1), shot.tolist(), rank.tolist(), strict=True)
-    bound = torch.stack([theory.spread_bound(c, n, r) for c, n, r in rows])
+    rows = list(zip(v.mean(1), shot.tolist(), rank.tolist(), strict=True))
+    bound = torch.stack([theory.rank_bound(c, n, r) for c, n, r in rows])
     assert bool((least <= bound * (1 + 1e-12)).all()) and float((least / bound).max()) > 0.99
     deck = (1 / rank + 1 / shot) * v.mean(1)
     assert bool((bound[rank >= 2] <= 4 * deck[rank >= 2] * (1 + 1e-12)).all())
     # class 2 a point, class 1 jumps just past the midpoint with probability p: r p / 8 is V, p / 2 the error
-    assert theory.spread_bound(3.0 * 1e-6 / 8, 10**9, 3.0) == pytest.approx(1e-6 / 2)
+    assert theory.rank_bound(3.0 * 1e-6 / 8, 10**9, 3.0) == pytest.approx(1e-6 / 2)
+    assert bool((bound <= torch.stack([theory.spread_bound(c, n, r) for c, n, r in rows])).all())
 
 
 def test_published_bound_of_2025_holds_where_it_is_stated():
@@ -531,8 +532,18 @@ def test_combined_bound_is_a_number_times_what_is_unknown():
     assert bound.leading == pytest.approx(4 * 500 / 495 * 1.2 * 0.02)
     assert bound.class_term == pytest.approx(4 * math.sqrt(28 * math.log(64)) / (8 * 2))
     assert bound.sample_term == pytest.approx(5 * math.sqrt(28) / (math.sqrt(500) * 2))
+    assert bound.later_leading == pytest.approx(5 * 0.02)
+    assert bound.later_term == pytest.approx(5 * (25 / math.sqrt(500) + 1 / 8) / 2)
     assert bound.proved < 4 * bound.leading
-    assert "unknown" in str(bound) and len(bound.unknown) == 4
+
+
+def test_combined_bound_prints_both_versions_and_what_is_unknown():
+    v = torch.tensor([[torch.nan, 0.02], [0.02, torch.nan]])
+    bound = theory.combined_bound(v, shot=5, way=5, samples=500, n_classes=64, depth=28, min_distance=2.0)
+    slides, later, rest = str(bound).splitlines()
+    assert slides.startswith("slides:") and all(f"c{i} *" in slides for i in (1, 2, 3))
+    assert later.startswith("later page:") and "c4 * 0.1 " in later and "c5 * C(f) * 3.11" in later
+    assert "unknown" in rest and any("n^2" in words for words in bound.unknown)
 
 
 @pytest.mark.parametrize(
@@ -604,6 +615,7 @@ def test_an_infinite_cdnv_gives_the_limit_of_every_bound():
         (lambda v: theory.quadratic_bound(v, 5), 1.0),
         (lambda v: theory.spread_bound(v, 5, 3.0), math.inf),
         (lambda v: theory.spread_bound(v, 5, math.inf), math.inf),
+        (lambda v: theory.rank_bound(v, 5, math.inf), math.inf),
         (lambda v: theory.published_bound_2025(v, v, v, shot=5), math.inf),
         (
             lambda v: theory.new_samples_bound(v, mean_error=0.1, variance_gain=0.1, distance=1, sample_distance=1),

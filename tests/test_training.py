@@ -17,7 +17,15 @@ def test_history_is_tidy_and_complete(tiny, tiny_run):
     assert not history.duplicated(["epoch", "split", "metric"]).any()
     assert history["value"].notna().all()
     found = history.groupby("split")["metric"].agg(set)
-    collapse_metrics = {"cdnv", "cdnv_debiased", "nc1", "nc2", "min_distance", "min_distance_normalized"}
+    collapse_metrics = {
+        "cdnv",
+        "cdnv_debiased",
+        "cdnv_debiased_mean",
+        "nc1",
+        "nc2",
+        "min_distance",
+        "min_distance_normalized",
+    }
     shots = {f"{head}accuracy_{n}shot" for head in ("", "ridge_") for n in (1, 5)}
     assert found["source_train"] == found["source_test"] == collapse_metrics | {"loss", "accuracy", "nc3", "nc4"}
     assert found["novel"] == found["validation"] == collapse_metrics | shots

@@ -8,17 +8,20 @@ that `ledger` gathers. One module per kind of claim; each registers its claims w
 import pandas as pd
 
 from ncbook._checks import check_choice
-from ncbook.claims import bounds, curves, episodes, networks, tables  # noqa: F401  (they register their claims)
-from ncbook.claims._ledger import ledger, record
-from ncbook.claims._registry import CLAIMS, FAILS, HOLDS, OPEN, Claim, Verdict
+from ncbook.claims import bounds, controls, curves, episodes, networks, tables  # noqa: F401  (they register their claims)
+from ncbook.claims._ledger import VERDICT, described, ledger, record, shown
+from ncbook.claims._registry import CLAIMS, FAILS, FINDING, HOLDS, OPEN, TABLE, THEOREM, Claim, Verdict
 from ncbook.claims.curves import final, first, series
 from ncbook.claims.networks import trained
 
 __all__ = [
     "CLAIMS",
     "FAILS",
+    "FINDING",
     "HOLDS",
     "OPEN",
+    "TABLE",
+    "THEOREM",
     "Claim",
     "Verdict",
     "final",
@@ -27,6 +30,7 @@ __all__ = [
     "ledger",
     "record",
     "series",
+    "shown",
     "trained",
 ]
 __dir__ = __all__.copy
@@ -42,7 +46,8 @@ def judge(names: list[str], table: pd.DataFrame) -> pd.DataFrame:
             for each bound), or few-shot accuracies (method, dataset, shot, accuracy).
 
     Returns:
-        One row per claim: claim, statement, source, verdict, numbers.
+        One row per claim: claim, kind, statement, source, verdict, statistic, low, high (its 95 % interval), n
+        (networks, pairs or cells it rests on), numbers, and fails_if, what would have made it fail.
 
     Raises:
         ValueError: an unknown claim.
@@ -50,5 +55,5 @@ def judge(names: list[str], table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name in names:
         claim = CLAIMS[check_choice("claim", name, CLAIMS)]
-        rows.append((name, claim.statement, claim.source, *claim.check(table)))
-    return pd.DataFrame(rows, columns=["claim", "statement", "source", "verdict", "numbers"])
+        rows.append({"claim": name, **described(name), **claim.check(table)._asdict()})
+    return pd.DataFrame(rows, columns=["claim", "kind", "statement", *VERDICT, "fails_if", "source"])

@@ -1,127 +1,210 @@
 """Claims about networks of several depths (F1), their layers, and several learning rates (F2).
 
-Over histories of runs with a column ``layers`` (depth of the network) or ``learning_rate``, or over `layerwise.measure`
-of several networks with a column ``layers``.
+Over histories of runs with the columns ``layers`` (depth of the network) or ``learning_rate``, and ``repeat`` where
+several networks share a setting; or over `layerwise.measure` of several networks with the same columns. Networks are
+the independent units of every interval: moments of one run and layers of one network are not.
 """
 
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import FEWEST, OPEN, Verdict, claim, judged, spearman, trend
+from ncbook.claims._registry import FAILS, FEWEST, HOLDS, OPEN, Verdict, above_zero, beyond, claim, mean_interval, trend
 from ncbook.layerwise import separation_law
 
 TRAINED = 0.99  # train accuracy above which a network counts as trained
 DEEP = 10
+STAYS = np.log(1.1)  # change of log CDNV over the last third of training up to which it "stays"
+STRAIGHT = 0.1  # bend of log fuzziness up to which the factor per layer is constant: 60 % of the fall in one half
+APART = 0.5  # fraction of the largest smallest distance that is left at the end where means "stay apart"
 
 
-def curves(table: pd.DataFrame, split: str, metric: str, by: str) -> dict[float, pd.Series]:
-    """For each network, the values of a metric over epochs."""
-    rows = table[(table["split"] == split) & (table["metric"] == metric)].sort_values("epoch")
-    return {key: run.set_index("epoch")["value"] for key, run in rows.groupby(by)}
+def curves(table: pd.DataFrame, split: str, metric: str, by: str) -> pd.DataFrame:
+    """A metric over training: a row per network, indexed by (``by``, repeat), a column per measured epoch."""
+    rows = table[(table["split"] == split) & (table["metric"] == metric)]
+    if "repeat" not in rows:
+        rows = rows.assign(repeat=0)
+    return rows.pivot(index=[by, "repeat"], columns="epoch", values="value")
 
 
-def trained(table: pd.DataFrame, by: str = "layers") -> list[float]:
-    """Networks whose final train accuracy is above 99 %; the others are left out of claims about collapse."""
-    return [key for key, run in curves(table, "source_train", "accuracy", by).items() if run.iloc[-1] > TRAINED]
+def trained(table: pd.DataFrame, by: str = "layers") -> list[tuple[float, int]]:
+    """Networks (``by``, repeat) whose final train accuracy is above 99 %; claims leave out the others."""
+    accuracy = curves(table, "source_train", "accuracy", by)
+    return [*accuracy.index[accuracy.iloc[:, -1] > TRAINED]] if len(accuracy) else []
 
 
-def _trained_curves(table: pd.DataFrame, split: str, metric: str = "cdnv") -> tuple[dict[float, pd.Series], str]:
-    """A metric over epochs of the trained networks, and how many were left out, in words."""
+def _trained_curves(table: pd.DataFrame, *wanted: tuple[str, str], least: int = 0) -> tuple[list[pd.DataFrame], str]:
+    """Metrics of the trained networks of at least so many layers, and how many were left out, in words."""
     if "layers" not in table:
-        return {}, "one network only"
-    every, kept = curves(table, split, metric, "layers"), trained(table)
-    left = [f"{key:g}" for key in every if key not in kept]
-    words = f"; left out below {TRAINED:.0%} train accuracy: {', '.join(left)} layers" if left else ""
-    return {key: run for key, run in every.items() if key in kept}, words
+        return [pd.DataFrame()] * len(wanted), "; one network only"
+    kept = trained(table)
+    every = [curves(table, split, metric, "layers") for split, metric in wanted]
+    left = [key for key in every[0].index if key not in kept and key[0] >= least]
+    depths = ", ".join(f"{layers:g}" for layers in sorted({key[0] for key in left}))
+    words = f"; left out below {TRAINED:.0%} train accuracy: {len(left)} of {depths} layers" if left else ""
+    return [run[[key in kept and key[0] >= least for key in run.index]].dropna(axis=1) for run in every], words
 
 
-@claim("deeper_collapses_more", "Deeper networks collapse more: CDNV of the training samples", "deck F1")
+def _factor(value: float, low: float, high: float) -> str:
+    """A mean of logarithms with its interval, as a factor."""
+    return f"× {np.exp(value):.3g} ({np.exp(low):.3g} … {np.exp(high):.3g})"
+
+
+def _every(verdicts) -> str:
+    """Of a claim that is made of several."""
+    return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
+
+
+def _log_change(runs: pd.DataFrame, since: float = 0.0) -> np.ndarray:
+    """Change of each network's log over the last part of training, from the straight line through its moments."""
+    epochs = runs.columns.to_numpy(float)
+    late = epochs >= since * epochs[-1]
+    slopes = np.polyfit(epochs[late], np.log(runs.to_numpy()[:, late]).T, 1)[0]
+    return slopes * (epochs[-1] - epochs[late][0])
+
+
+@claim(
+    "deeper_collapses_more",
+    "Deeper networks collapse more: CDNV of the training samples",
+    "deck F1",
+    fails_if="a rank correlation of depth and final CDNV above 0, one-sided p at most 0.025",
+)
 def _deeper(table):
-    found, left = _trained_curves(table, "source_train")
-    if len(found) < FEWEST:
-        return Verdict(OPEN, f"{len(found)} trained networks; {FEWEST} are needed{left}")
-    last = pd.Series({key: run.iloc[-1] for key, run in found.items()})
-    verdict = trend(last.index.to_series(), last, -0.8, "layers, final train CDNV")
-    ends = f"{last.iloc[0]:.3g} at {last.index[0]:g} layers, {last.iloc[-1]:.3g} at {last.index[-1]:g}"
-    holds = verdict.verdict == "holds" and last.iloc[-1] < last.iloc[0]
-    return judged(holds, f"{ends}; {verdict.numbers}{left}")
-
-
-@claim("deep_train_cdnv_falls", f"With {DEEP} and more layers the training CDNV falls over training", "deck F1")
-def _deep_falls(table):
-    found, left = _trained_curves(table, "source_train")
-    found = {key: run for key, run in found.items() if key >= DEEP}
-    if not found or min(map(len, found.values())) < FEWEST:
-        return Verdict(OPEN, f"{len(found)} trained networks of {DEEP} or more layers, {FEWEST} epochs needed{left}")
-    rhos = {key: spearman(run.index.to_series(), run) for key, run in found.items()}
-    text = ", ".join(f"{key:g}: {rho:+.2f}" for key, rho in rhos.items())
-    return judged(max(rhos.values()) <= -0.9 + 1e-9, f"Spearman(epoch, CDNV) by layers {text} (claimed ≤ -0.9){left}")
-
-
-@claim("depth_test_above_train", "At every depth unseen samples collapse less than training ones", "deck F1")
-def _test_above_train(table):
-    # The two sides have different numbers of samples per class, so the order is judged on the de-biased CDNV.
-    train, left = _trained_curves(table, "source_train", "cdnv_debiased")
-    test, _ = _trained_curves(table, "source_test", "cdnv_debiased")
-    if not train:
+    (train,), left = _trained_curves(table, ("source_train", "cdnv"))
+    if train.empty:
         return Verdict(OPEN, f"no trained network{left}")
-    if not np.isfinite([run.iloc[-1] for run in [*train.values(), *test.values()]]).all():
-        return Verdict(OPEN, f"most pairs of classes cannot be told apart from so few samples{left}")
-    text = ", ".join(f"{key:g}: {train[key].iloc[-1]:.3g} ≤ {test[key].iloc[-1]:.3g}" for key in train)
-    return judged(
-        all(train[key].iloc[-1] <= test[key].iloc[-1] for key in train), f"de-biased CDNV by layers {text}{left}"
-    )
+    last = train.iloc[:, -1]
+    verdict = trend(last.index.get_level_values(0), last, -1, "layers, final train CDNV")
+    mean = np.exp(np.log(last).groupby(level=0).mean())
+    ends = f"{mean.iloc[0]:.3g} at {mean.index[0]:g} layers, {mean.iloc[-1]:.3g} at {mean.index[-1]:g}"
+    return verdict._replace(numbers=f"{ends}; {verdict.numbers}{left}")
+
+
+@claim(
+    "deep_train_cdnv_falls",
+    f"With {DEEP} and more layers the training CDNV falls over training",
+    "deck F1",
+    fails_if="a straight line through log CDNV over epochs that rises, on average over networks, beyond its interval",
+)
+def _deep_falls(table):
+    (train,), left = _trained_curves(table, ("source_train", "cdnv"), least=DEEP)
+    if train.empty or train.shape[1] < FEWEST:
+        needed = f"no trained network of {DEEP} or more layers with {FEWEST} measured epochs"
+        return Verdict(OPEN, needed + left, n=len(train))
+    verdict = above_zero(_log_change(train), -1, "change of log CDNV along a straight line")
+    steps = np.diff(np.log(train.to_numpy()), axis=1)
+    ends = np.exp(steps.sum(1))
+    words = f"last / first {ends.min():.2g} to {ends.max():.2g}, up in {(steps > 0).sum()} of {steps.size} intervals"
+    return verdict._replace(numbers=f"{verdict.numbers}; {words}{left}")
+
+
+@claim(
+    "depth_test_above_train",
+    "At every depth unseen samples collapse less than training ones (medians over pairs of the de-biased CDNV)",
+    "deck F1",
+    fails_if="a depth at which the mean log ratio of unseen to training samples is below 0, beyond its interval",
+)
+def _test_above_train(table):
+    # The two sides have different numbers of samples per class, so the de-biased CDNV is compared.
+    wanted = [(split, "cdnv_debiased") for split in ("source_train", "source_test")]
+    (train, test), left = _trained_curves(table, *wanted)
+    if train.empty or test.empty:
+        return Verdict(OPEN, f"no trained network{left}")
+    ratios = np.log(test.iloc[:, -1]) - np.log(train.iloc[:, -1])
+    if not np.isfinite(ratios).all():
+        return Verdict(OPEN, f"most pairs of classes cannot be told apart from so few samples{left}", n=len(ratios))
+    found = {layers: mean_interval(values) for layers, values in ratios.groupby(level=0)}
+    text = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in found.items())
+    verdict = _every([beyond(low, high, 1) for _, low, high in found.values()])
+    return Verdict(verdict, f"test / train by layers {text}; n = {len(ratios)} networks{left}",
+                   *min(found.values()), len(ratios))  # fmt: skip
 
 
 @claim(
     "test_cdnv_plateaus",
     f"With {DEEP} and more layers CDNV of unseen samples falls, then stays, while the training one falls on",
     "deck F1",
+    fails_if="a depth whose unseen CDNV has risen after two thirds of training, or a factor above 1.1 after that, "
+    "or a training CDNV that falls less in that last third; each beyond its interval over networks",
 )
 def _plateaus(table):
-    train, left = _trained_curves(table, "source_train")
-    test, _ = _trained_curves(table, "source_test")
-    train = {key: run for key, run in train.items() if key >= DEEP}
-    if not train or min(map(len, train.values())) < FEWEST:
-        return Verdict(OPEN, f"no trained network of {DEEP} or more layers with {FEWEST} measured epochs{left}")
-    # Factors over the last half of training, and over all of it.
-    late = {key: (train[key].iloc[-1] / _middle(train[key]), test[key].iloc[-1] / _middle(test[key])) for key in train}
-    fell = all(test[key].iloc[-1] < 0.5 * test[key].iloc[0] for key in train)
-    text = ", ".join(f"{key:g}: train × {a:.2f}, test × {b:.2f}" for key, (a, b) in late.items())
-    return judged(fell and all(b > a for a, b in late.values()), f"change in the second half by layers {text}{left}")
+    wanted = [(split, "cdnv") for split in ("source_train", "source_test")]
+    (train, test), left = _trained_curves(table, *wanted, least=DEEP)
+    if min(train.shape[1], test.shape[1]) < 9 or len(train) < 3:
+        needed = f"3 trained networks of {DEEP} or more layers and 9 measured epochs are needed"
+        return Verdict(OPEN, f"{len(train)} networks, {train.shape[1]} epochs; {needed}{left}", n=len(train))
+    early = test.loc[:, test.columns <= 2 / 3 * test.columns[-1]]
+    falls = np.log(early.iloc[:, -1] / early.iloc[:, 0]).groupby(level=0)
+    fell = {layers: mean_interval(values) for layers, values in falls}
+    late = {name: _log_change(runs, 2 / 3) for name, runs in (("train", train), ("test", test))}
+    change, gap = mean_interval(late["test"]), mean_interval(late["train"] - late["test"])
+    stays = HOLDS if max(-change[1], change[2]) <= STAYS else OPEN
+    if change[1] > STAYS or change[2] < -STAYS:
+        stays = FAILS
+    parts = [_every([beyond(low, high, -1) for _, low, high in fell.values()]), stays, beyond(*gap[1:], -1)]
+    depths = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in fell.items())
+    text = (
+        f"unseen over the first two thirds by layers {depths}: {parts[0]}; over the last third {_factor(*change)}, "
+        f"claimed within × 1.1 either way: {parts[1]}; training over unseen there {_factor(*gap)}, below 1: {parts[2]}"
+    )
+    return Verdict(_every(parts), f"{text}; n = {len(train)} networks{left}", *change, len(train))
 
 
-def _middle(run: pd.Series) -> float:
-    return float(np.interp(run.index[-1] / 2, run.index, run))
-
-
-@claim("law_of_separation", "Fuzziness of training samples falls by a constant factor per layer", "He & Su 2023")
+@claim(
+    "law_of_separation",
+    "Fuzziness of training samples falls by a constant factor per layer",
+    "He & Su 2023",
+    fails_if=f"log fuzziness that bends: a mean over networks whose interval excludes 0 and is not within ±{STRAIGHT}",
+)
 def _law(layers):
     if not {"layers", "depth", "fuzziness"} <= set(layers):
         return Verdict(OPEN, "no layers")
-    fits = {key: separation_law(rows) for key, rows in layers.groupby("layers") if len(rows) >= FEWEST}
-    if not fits:
-        return Verdict(OPEN, f"no trained network of at least {FEWEST} layers")
-    text = ", ".join(
-        f"{k:g}: ρ = {v.ratio:.2f} ({v.low:.2f} … {v.high:.2f}), r = {v.correlation:+.2f}" for k, v in fits.items()
+    keys = ["layers", "repeat"] if "repeat" in layers else ["layers"]
+    fits = {key: separation_law(rows) for key, rows in layers.groupby(keys) if len(rows) >= FEWEST}
+    fits = pd.DataFrame(fits, index=["ratio", "half_life", "bend"]).T
+    if len(fits) < 3:
+        return Verdict(OPEN, f"{len(fits)} trained networks of at least {FEWEST} layers; 3 are needed", n=len(fits))
+    slope, bend = mean_interval(np.log(fits["ratio"])), mean_interval(fits["bend"])
+    falls = beyond(*slope[1:], -1)
+    if max(-bend[1], bend[2]) <= STRAIGHT:
+        straight = HOLDS
+    else:
+        straight = OPEN if bend[1] <= 0 <= bend[2] else FAILS
+    text = ", ".join(f"{key:g}: {value:+.2f}" for key, value in fits["bend"].groupby(level=0).mean().items())
+    return Verdict(
+        _every([falls, straight]),
+        f"factor per layer {_factor(*slope)}; bend {bend[0]:+.2f} ({bend[1]:+.2f} … {bend[2]:+.2f}), n = {len(fits)} "
+        f"networks; by layers {text}",
+        *bend,
+        len(fits),
     )
-    holds = all(fit.high < 1 and fit.correlation <= -0.9 for fit in fits.values())
-    return judged(holds, f"by layers {text} (claimed r ≤ -0.9)")
 
 
-@claim("means_stay_apart", "Class means stay apart while the CDNV falls, at each learning rate", "deck F2")
+@claim(
+    "means_stay_apart",
+    "Class means stay apart while the CDNV falls, at each learning rate",
+    "deck F2",
+    fails_if=f"a rate at which the normalized smallest distance ends below {APART:g} of its largest, or the CDNV above "
+    "where it began, beyond the interval over networks",
+)
 def _stay_apart(table):
     if "learning_rate" not in table:
         return Verdict(OPEN, "one learning rate only")
-    distance = curves(table, "source_train", "min_distance_normalized", "learning_rate")
-    raw = curves(table, "source_train", "min_distance", "learning_rate")
-    cdnv = curves(table, "source_train", "cdnv", "learning_rate")
-    if not distance or not cdnv:
+    names = ("min_distance_normalized", "min_distance", "cdnv")
+    normalized, raw, cdnv = (curves(table, "source_train", name, "learning_rate") for name in names)
+    if normalized.empty or cdnv.empty:
         return Verdict(OPEN, "distances or CDNV were not measured")
-    parts, holds = [], True
-    for rate, run in distance.items():
-        fraction = run.iloc[-1] / run.max()
-        holds &= bool(fraction >= 0.5 and cdnv[rate].iloc[-1] < cdnv[rate].iloc[0])
-        slope = spearman(raw[rate].index.to_series(), raw[rate])
-        parts.append(f"{rate:g}: {fraction:.2f} of its largest, raw {slope:+.2f}")
-    return judged(holds, f"normalized distance at the end, and Spearman(epoch, raw distance): {'; '.join(parts)}")
+    left = normalized.iloc[:, -1] / normalized.max(axis=1)
+    fall = np.log(cdnv.iloc[:, -1] / cdnv.iloc[:, 0])
+    found, verdicts, parts = [], set(), []
+    for rate, values in left.groupby(level=0):
+        found.append(mean_interval(values))
+        verdicts |= {beyond(found[-1][1] - APART, found[-1][2] - APART, 1), beyond(*mean_interval(fall[rate])[1:], -1)}
+        here, unscaled = normalized.loc[rate], raw.loc[rate]
+        path = [run.mean() for run in (here.iloc[:, 0], here.min(axis=1), here.iloc[:, -1])]
+        grown = (unscaled.iloc[:, -1] / unscaled.iloc[:, 0]).mean()
+        parts.append(
+            f"{rate:g}: {'{:.2f} → lowest {:.2f} → {:.2f}'.format(*path)}, {found[-1][0]:.2f} "
+            f"({found[-1][1]:.2f} … {found[-1][2]:.2f}) of its largest, raw × {grown:.2g}"
+        )
+    text = f"normalized distance {'; '.join(parts)}; n = {len(left)} networks"
+    return Verdict(_every(verdicts), text, *min(found), len(left))

@@ -25,8 +25,10 @@ def summary(
         logits: [N, C]: gives "nc4".
 
     Returns:
-        "cdnv", "cdnv_debiased" (the *median* over pairs, since a pair that cannot be told apart is ``inf``), "nc1",
-        "nc2", "min_distance", "min_distance_normalized", and "nc3" and "nc4" where their arguments are given.
+        "cdnv", "cdnv_debiased" (the *median* over pairs, since a pair that cannot be told apart is ``inf``),
+        "cdnv_debiased_mean" (over all pairs but the largest hundredth: a few that can hardly be told apart would
+        outweigh all others), "nc1", "nc2", "min_distance", "min_distance_normalized", and "nc3" and "nc4" where their
+        arguments are given.
 
     Raises:
         ValueError: As those functions.
@@ -35,7 +37,7 @@ def summary(
         >>> import torch
         >>> features, labels = torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1])
         >>> [round(float(value), 4) for value in summary(features, labels).values()]
-        [0.01, 0.0204, 0.02, 0.0, 10.0, 2.0]
+        [0.01, 0.0204, 0.0204, 0.02, 0.0, 10.0, 2.0]
     """
     sample = Sample(features, labels, least=2)
     moments, means = sample.moments(), sample.means
@@ -45,6 +47,7 @@ def summary(
     values = {
         "cdnv": cdnv_of_pairs(moments).mean(),
         "cdnv_debiased": _median(debiased),
+        "cdnv_debiased_mean": debiased.sort().values[: len(debiased) - len(debiased) // 100].mean(),
         "nc1": nc1_of(moments),
         "nc2": gram_to_etf(moments.gram),
         "min_distance": min_distance_of_means(means) / sample.unit,

@@ -91,8 +91,8 @@ def split_for(experiment: Experiment, images: ImageClasses | None = None) -> Cla
     """The four splits of an experiment.
 
     Args:
-        experiment: an `ncbook.Experiment`: `n_source`, `n_novel`, `n_validation` and `class_seed` are what `split`
-            takes.
+        experiment: an `ncbook.Experiment`: `n_source`, `n_novel`, `n_validation`, `samples_per_class` and `class_seed`
+            are what `split` takes.
         images: split these instead of the data set that the experiment names.
 
     Raises:
@@ -104,5 +104,5 @@ def split_for(experiment: Experiment, images: ImageClasses | None = None) -> Cla
         name = repr(experiment.dataset) + ("" if images.name == experiment.dataset else f" ({images.name})")
     else:
         name = repr(images.name)
-    n_validation = getattr(experiment, "n_validation", None)
-    return split_classes(images, name, experiment.n_source, experiment.n_novel, experiment.class_seed, n_validation)
+    others = (getattr(experiment, option, None) for option in ("n_validation", "samples_per_class"))
+    return split_classes(images, name, experiment.n_source, experiment.n_novel, experiment.class_seed, *others)

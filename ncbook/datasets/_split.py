@@ -25,6 +25,7 @@ def split(
     n_novel: int | None = None,
     class_seed: int = 0,
     n_validation: int | None = None,
+    samples_per_class: int | None = None,
 ) -> ClassSplit:
     """Split the classes into source, novel and validation classes.
 
@@ -40,6 +41,7 @@ def split(
             the validation classes, if ``n_validation`` is a number), at most 100; none if there are fewer than 2.
         class_seed: chooses the classes; at least 0.
         n_validation: number of validation classes. None: as many as there are besides, at most 20.
+        samples_per_class: training samples of each source class: the first so many; None: all that are not held out.
 
     Returns:
         Four subsets. ``source_train`` has the source classes' samples that are not held out, ``source_test`` those that
@@ -49,17 +51,25 @@ def split(
         TypeError: a number is not an integer.
         ValueError: a number is too small or the data set has too few classes.
     """
-    return split_classes(images, repr(images.name), n_source, n_novel, class_seed, n_validation)
+    return split_classes(images, repr(images.name), n_source, n_novel, class_seed, n_validation, samples_per_class)
 
 
 def split_classes(
-    images: ImageClasses, name: str, n_source: int, n_novel: int | None, class_seed: int, n_validation: int | None
+    images: ImageClasses,
+    name: str,
+    n_source: int,
+    n_novel: int | None,
+    class_seed: int,
+    n_validation: int | None,
+    samples_per_class: int | None = None,
 ) -> ClassSplit:
     """As `split`; errors call the data set ``name``."""
     n_source = check_whole("n_source", n_source, 2)
     n_novel = None if n_novel is None else check_whole("n_novel", n_novel, 0)
     n_validation = None if n_validation is None else check_whole("n_validation", n_validation, 0)
     class_seed = check_whole("class_seed", class_seed, 0)
+    if samples_per_class is not None:
+        check_whole("samples_per_class", samples_per_class, 2)
     if n_novel == 1:
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
     order = {kind: _class_order(images, candidates, class_seed) for kind, candidates in _candidates(images).items()}
@@ -81,11 +91,28 @@ def split_classes(
     if len(taken) < n_source + n_novel or len(validation) < (n_validation or 0):
         raise ValueError(f"{numbers} ask for more classes than there are: the data set {name} {has}{hint}")
     return ClassSplit(
-        source_train=_subset(images, source, ~images.held_out),
+        source_train=_subset(images, source, _training_samples(images, source, samples_per_class)),
         source_test=_subset(images, source, images.held_out),
         novel=_subset(images, novel),
         validation=_subset(images, validation),
     )
+
+
+def _training_samples(images: ImageClasses, source: list[int], most: int | None) -> Tensor:
+    """Which samples are trained on, bool [N]: of each class the first ``most`` that are not held out."""
+    if most is None:
+        return ~images.held_out
+    free = (~images.held_out).nonzero().squeeze(1)  # [M]
+    order = images.labels[free].argsort(stable=True)
+    counts = images.labels[free].bincount(minlength=len(images.class_names))  # [all classes]
+    fewest = min(source, key=lambda label: counts[label])
+    if counts[fewest] < most:
+        has = f"{images.class_names[fewest]!r} has {counts[fewest]} that are not held out"
+        raise ValueError(f"samples_per_class={most}; allowed: at most {counts[fewest]}, since the source class {has}")
+    place = counts.new_ones(len(free)).cumsum(0) - 1 - (counts.cumsum(0) - counts)[images.labels[free[order]]]
+    chosen = images.held_out.new_zeros(len(images.held_out))
+    chosen[free[order[place < most]]] = True
+    return chosen
 
 
 def _candidates(images: ImageClasses) -> dict[str, list[int]]:

@@ -31,7 +31,12 @@ LARGEST = 2**63 - 1  # of options, which are counters of a 64-bit hash
 
 
 def load(
-    root: str | os.PathLike | None = None, *, n_classes: int = 1024, per_class: int = 20, seed: int = 0
+    root: str | os.PathLike | None = None,
+    *,
+    n_classes: int = 1024,
+    per_class: int = 20,
+    seed: int = 0,
+    strokes: int | None = None,
 ) -> ImageClasses:
     """Draw glyphs, or find them in the cache.
 
@@ -40,6 +45,7 @@ def load(
         n_classes: number of classes; class i is the same for any number.
         per_class: number of samples per class, at least 2; sample j is the same for any number.
         seed: chooses the distribution's draws; from 0 to 2**63 - 1.
+        strokes: only classes of so many strokes, 1 to 4: the first of them, under their own names. None: all.
 
     Returns:
         images uint8 [n_classes * per_class, 1, 28, 28], ink bright on 0; the last quarter of each class's
@@ -53,16 +59,22 @@ def load(
     per_class = check_whole("per_class", per_class, 2, LARGEST)
     seed = check_whole("seed", seed, 0, LARGEST)
     options = {"version": VERSION, "n_classes": n_classes, "per_class": per_class, "seed": seed}
+    classes = np.arange(n_classes)
+    if strokes is not None:
+        options["strokes"] = check_whole("strokes", strokes, 1, STROKES)
+        many = np.arange(32 * n_classes + 32)  # each number of strokes has a fifth of all classes, or more
+        classes = many[_n_strokes(seed, many) == strokes][:n_classes]
     key = cache_key(json.dumps(options, sort_keys=True))
-    return cached("strokes", key, lambda: _build(n_classes, per_class, seed))
+    return cached("strokes", key, lambda: _build(classes, per_class, seed))
 
 
-def _build(n_classes: int, per_class: int, seed: int) -> ImageClasses:
+def _build(classes: np.ndarray, per_class: int, seed: int) -> ImageClasses:
+    n_classes = len(classes)
     images = np.empty((n_classes * per_class, SIDE, SIDE), np.uint8)
 
     def fill(start: int) -> None:
         rows = np.arange(start, min(start + CHUNK, len(images)))
-        images[rows[0] : rows[-1] + 1] = _draw(seed, rows // per_class, rows % per_class)
+        images[rows[0] : rows[-1] + 1] = _draw(seed, classes[rows // per_class], rows % per_class)
 
     with ThreadPoolExecutor(min(8, torch.get_num_threads())) as threads:  # NumPy computes outside the GIL
         list(threads.map(fill, range(0, len(images), CHUNK)))
@@ -71,7 +83,7 @@ def _build(n_classes: int, per_class: int, seed: int) -> ImageClasses:
         name="strokes",
         images=torch.from_numpy(images).unsqueeze(1),
         labels=torch.arange(n_classes).repeat_interleave(per_class),
-        class_names=[f"glyph{i:05d}" for i in range(n_classes)],
+        class_names=[f"glyph{i:05d}" for i in classes],
         held_out=(torch.arange(per_class) >= held_out).repeat(n_classes),
     )
 
@@ -98,6 +110,11 @@ def _normal(*counters: np.ndarray | int) -> np.ndarray:
     bits = _hash(*counters)
     total = sum((bits >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.float64) for shift in (0, 16, 32, 48))
     return (total / 65536 - (2 - 2 / 65536)) * np.sqrt(3)
+
+
+def _n_strokes(seed: int, classes: np.ndarray) -> np.ndarray:
+    """Strokes of the glyphs of classes [n]: int64, 1 to STROKES."""
+    return 1 + np.searchsorted([0.2, 0.52, 0.8], _uniform(seed, 1, classes, 0), side="right")
 
 
 def _programs(seed: int, classes: np.ndarray) -> dict[str, np.ndarray]:
@@ -138,7 +155,7 @@ def _candidates(seed: int, classes: np.ndarray, candidates: np.ndarray) -> dict[
     def piece_draw(place: int) -> np.ndarray:  # [m, STROKES, PIECES]
         return _uniform(seed, 3, of_class, of_candidate, stroke, piece, place)
 
-    n_strokes = 1 + np.searchsorted([0.2, 0.52, 0.8], glyph_draw(0), side="right")
+    n_strokes = _n_strokes(seed, classes)
     # The fewer strokes a glyph has, the more pieces they are made of.
     more = np.array([0.0, 0.45, 0.1, -0.15, -0.15])[n_strokes][:, None]
     n_pieces = 1 + np.searchsorted([0.45, 0.75, 0.95], np.minimum(stroke_draw(0) + more, 0.999), side="right")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ncbook._checks import named_arguments
 from ncbook._files import read_json, storage_error
+from ncbook.datasets import ImageClasses
 from ncbook.experiment import Experiment
 from ncbook.runs import layout
 from ncbook.runs.lock import Lock
@@ -17,9 +18,11 @@ from ncbook.runs.run import Run
 _FIRST = ["state", "epochs_done", "epochs", "seconds", "megabytes"]
 
 
-def is_finished(experiment: Experiment, runs_dir: str | os.PathLike | None = None) -> bool:
+def is_finished(
+    experiment: Experiment, runs_dir: str | os.PathLike | None = None, images: ImageClasses | None = None
+) -> bool:
     """Whether a finished run is there. (`ncbook.train`, which looks closer, trains a damaged one again.)"""
-    return (layout.locate(experiment, runs_dir) / layout.FINISHED).is_file()
+    return (layout.locate(experiment, runs_dir, images) / layout.FINISHED).is_file()
 
 
 class Runs(pd.DataFrame):

@@ -20,7 +20,7 @@ that cannot be told apart, gives every bound its limit; NaN comes from NaN only.
 """
 
 from . import distributions
-from .bounds import cdnv_bound, effective_rank, mean_mismatch_bound, spread_bound
+from .bounds import cdnv_bound, effective_rank, mean_mismatch_bound, rank_bound, spread_bound
 from .constant import best_bound, fixed_center_bound, leave_one_out_bound, one_shot_bound, sharp_bound
 from .directional import directional_bound, published_bound_2025, published_bound_2026, second_moment_bound
 from .gaussian import gaussian_error
@@ -41,6 +41,6 @@ __all__ = [
     "directional_quadratic_bound", "distributions", "effective_rank", "fixed_center_bound", "gaussian_error",
     "iid_shots_factor", "leave_one_out_bound", "mean_mismatch_bound", "multiclass_bound", "new_classes_half_width",
     "new_samples_bound", "one_shot_bound", "published_bound_2025", "published_bound_2026", "quadratic_bound",
-    "second_moment_bound", "sharp_bound", "spread_bound", "without_replacement_factor",
+    "rank_bound", "second_moment_bound", "sharp_bound", "spread_bound", "without_replacement_factor",
 ]  # fmt: skip
 __dir__ = __all__.copy

@@ -90,15 +90,14 @@ def mean_mismatch_bound(cdnv):
 def spread_bound(cdnv, shot: int, rank: float):
     r"""Bound B2's corollary for noise spread over many directions.
 
-    .. math:: Err \le \Bigl(\frac2n + \frac4r + \frac4{nr}\Bigr)V
+    .. math:: Err \le \frac{2V}{n} + \Bigl(8 + \frac4n\Bigr)\frac{V}{r} \le 12\Bigl(\frac1r + \frac1n\Bigr)V
               \quad\text{when}\quad \lambda_{\max}(\Sigma_i) \le v_i / r
 
-    r is the effective rank of the noise (isotropic noise in p dimensions: r = p). At most 4(1/r + 1/n)V from r = 2 on,
-    5(1/r + 1/n)V always: the deck's form for spherically symmetric classes in p dimensions. Neither symmetry nor the
-    dimension is what is needed. 4 is the smallest constant that serves all r, and the V/n term cannot be dropped.
+    r is the effective rank of the noise (isotropic noise in p dimensions: r = p). It takes the place of the deck's
+    statement for spherically symmetric classes, (1/p + 1/n)V up to a constant: neither symmetry nor the dimension is
+    what is needed. The V/n term cannot be dropped. `rank_bound` is never above it.
 
-    Proof sketch: W_i of `second_moment_bound` is at most kappa rho_i (1 + rho_1 + rho_2) + (4/r) rho_j with kappa =
-    4n/r, and the two first forms then add up to at most (2 + kappa + 4/r)(rho_1 + rho_2).
+    Proof sketch: put Vt <= V / r and the participation ratio >= r into the averaged form of `second_moment_bound`.
 
     Args:
         cdnv: V >= 0, float or tensor.
@@ -112,15 +111,42 @@ def spread_bound(cdnv, shot: int, rank: float):
         ValueError: negative V, fewer than one shot, a rank below one.
 
     Example:
-        >>> round(spread_bound(0.1, shot=1, rank=8), 6)  # 0.2 + 8 * 0.1 / 8
+        >>> round(spread_bound(0.1, shot=1, rank=12), 6)  # 0.2 + 12 * 0.1 / 12
         0.3
     """
     check_cdnv("cdnv", cdnv)
     check_shot(shot)
+    return (2 / shot + (8 + 4 / shot) / _checked_rank(rank)) * cdnv
+
+
+def rank_bound(cdnv, shot: int, rank: float):
+    r"""The same with half the constant of V/r: the deck's form with 4, the smallest constant that serves all ranks.
+
+    .. math:: Err \le \Bigl(\frac2n + \frac4r + \frac4{nr}\Bigr)V \le 4\Bigl(\frac1r + \frac1n\Bigr)V \ (r \ge 2)
+
+    and at most 5(1/r + 1/n)V always. 4 is the smallest constant, since a class that jumps just past the midpoint has
+    Err -> 4V/r as V -> 0 and n -> inf.
+
+    Proof sketch: W_i of `second_moment_bound` is at most kappa rho_i (1 + rho_1 + rho_2) + (4/r) rho_j with kappa =
+    4n/r, and the two first forms then add up to at most (2 + kappa + 4/r)(rho_1 + rho_2).
+
+    Arguments, result and errors as of `spread_bound`.
+
+    Example:
+        >>> round(rank_bound(0.1, shot=1, rank=8), 6)  # 0.2 + 8 * 0.1 / 8
+        0.3
+    """
+    check_cdnv("cdnv", cdnv)
+    check_shot(shot)
+    return (2 / shot + (4 + 4 / shot) / _checked_rank(rank)) * cdnv
+
+
+def _checked_rank(rank):
+    """A rank of at least 1, as `effective_rank` may round it."""
     if isinstance(rank, torch.Tensor) and rank.ndim:
-        rank = rank.where(~((rank < 1) & (rank >= 1 - 1e-9)), 1.0)  # as `effective_rank` may round
+        rank = rank.where(~((rank < 1) & (rank >= 1 - 1e-9)), 1.0)
     check_at_least("rank", rank, 1, infinite=True, nan=isinstance(rank, torch.Tensor) and rank.ndim > 0)
-    return (2 / shot + (4 + 4 / shot) / rank) * cdnv
+    return rank
 
 
 def effective_rank(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

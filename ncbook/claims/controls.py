@@ -1,0 +1,124 @@
+"""Claims about controls: is it the number of classes, the number of samples, the distribution of classes?
+
+Over histories of runs with columns that tell the networks apart (``control``, ``n_source``, ``samples_per_class``,
+``repeat``), or over a table of few-shot errors of networks trained on one distribution and tested on another.
+"""
+
+import numpy as np
+import pandas as pd
+
+from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, above_zero, claim, trend
+
+F3 = {  # panel -> (split, metric, +1 where it rises with l, statement); CDNV de-biased: m differs between networks
+    "source_cdnv_rises": ("source_train", "cdnv_debiased", +1, "larger CDNV of the training samples, F3 (a)"),
+    "test_cdnv_rises": ("source_test", "cdnv_debiased", +1, "larger CDNV of unseen samples, F3 (b)"),
+    "novel_cdnv_falls": ("novel", "cdnv_debiased", -1, "smaller CDNV of new classes, F3 (c)"),
+    "error_falls": ("novel", "accuracy_5shot", +1, "smaller 5-shot error on new classes, F3 (d)"),
+}
+CONTROLS = {"equal accuracy": "trained to the same training accuracy", "equal budget": "with as many training images"}
+
+
+def final_values(table: pd.DataFrame, split: str, metric: str, keys: list[str]) -> pd.Series:
+    """Last value of a metric on a split for each network, indexed by the columns that tell networks apart."""
+    rows = table[(table["split"] == split) & (table["metric"] == metric)].sort_values("epoch")
+    rows = rows.reindex(columns=[*keys, "value"]).dropna(subset=keys)
+    return rows.groupby(keys).tail(1).set_index(keys)["value"].sort_index()  # "last()" would skip a NaN
+
+
+def gaps(table: pd.DataFrame) -> pd.Series:
+    """De-biased CDNV of unseen minus that of training samples, of each network (samples_per_class, repeat)."""
+    keys = ["samples_per_class", "repeat"]
+    test, train = (final_values(table, split, "cdnv_debiased", keys) for split in ("source_test", "source_train"))
+    return test - train
+
+
+def _trend(values: pd.Series, sign: int, what: str) -> Verdict:
+    """Of values over networks with the first level of their index."""
+    if not np.isfinite(values).all():
+        return Verdict(OPEN, f"{what}: not finite for every network", n=len(values))
+    return trend(values.index.get_level_values(0), values, sign, what)
+
+
+def _over_classes(control: str, split: str, metric: str, sign: int):
+    def check(table):
+        part = table[table["control"] == control] if "control" in table else table.iloc[:0]
+        values = final_values(part, split, metric, ["n_source", "repeat"])
+        if "fitted" in part and not part["fitted"].all():
+            return Verdict(OPEN, "not every network reached the accuracy", n=len(values))
+        return _trend(values, sign, "l, 5-shot accuracy" if "accuracy" in metric else "l, de-biased CDNV")
+
+    return check
+
+
+for _control, _how in CONTROLS.items():
+    for _name, (_split, _metric, _sign, _what) in F3.items():
+        claim(
+            f"{_name}_at_{_control.replace(' ', '_')}", f"More source classes, {_how}: {_what}", "control of deck F3",
+            fails_if="the trend over networks is the opposite one, one-sided p of the permutation test ≤ 0.025",
+        )(_over_classes(_control, _split, _metric, _sign))  # fmt: skip
+
+_NEW_SAMPLES = "deck, new samples: o_m(1)"
+
+
+@claim("gap_falls_with_m", "More training samples per class: a smaller gap of CDNV to unseen samples", _NEW_SAMPLES,
+       fails_if="the gap rises with m over networks, one-sided p of the permutation test ≤ 0.025")  # fmt: skip
+def _gap_falls(table):
+    return _trend(gaps(table), -1, "m, gap of de-biased CDNV")
+
+
+@claim("gap_remains", "At the largest number of samples per class a gap of CDNV is left", _NEW_SAMPLES,
+       fails_if="the interval over networks of the gap at the largest m lies below 0")  # fmt: skip
+def _gap_remains(table):
+    m = gaps(table).unstack("repeat")
+    last = m.iloc[-1] if len(m) and np.isfinite(m).all(axis=None) else []
+    return above_zero(last, +1, "gap at the largest m")
+
+
+@claim("gap_falls_as_root_m", "The gap falls with m as fast as 1/√m or faster: gap ~ m^-a with a ≥ 1/2",
+       f"{_NEW_SAMPLES}; the rate of uniform bounds",
+       fails_if="the interval of a over series of networks lies below 1/2")  # fmt: skip
+def _gap_rate(table):
+    gap = gaps(table).unstack("repeat")  # [m, repeats]: a series of networks per column
+    if len(gap) < 2 or not (np.isfinite(gap) & (gap > 0)).all(axis=None):
+        return Verdict(OPEN, "m was not varied, or a gap is not above 0")
+    a = -np.polyfit(np.log(gap.index.to_numpy(float)), np.log(gap), 1)[0]
+    found = above_zero(a - 0.5, +1, "a - 1/2 =")
+    return found._replace(statistic=found.statistic + 0.5, low=found.low + 0.5, high=found.high + 0.5)
+
+
+def _over_directions(column: str, sign: int, other):
+    """Paired per network: ``column`` of (trained, tested on another) minus what ``other(column, a, b)`` names."""
+
+    def check(table):
+        if column not in table or "trained" not in table:
+            return Verdict(OPEN, f"{column} was not measured on another distribution")
+        wide = table.set_index(["trained", "tested", "repeat"])[["error", "cdnv", "untrained"]].unstack("repeat")
+        found = {}
+        for a, b in wide.index[[a != b for a, b in wide.index]]:
+            row, against = other(column, a, b)
+            found[f"{a} → {b}"] = above_zero(wide.loc[(a, b), column] - wide.loc[row, against], sign, "")
+        if not found:
+            return Verdict(OPEN, "one distribution only")
+        least = min(found.values(), key=lambda one: sign * one.statistic)
+        verdicts = {one.verdict for one in found.values()}
+        verdict = next(word for word in (FAILS, OPEN, HOLDS) if word in verdicts)
+        return least._replace(verdict=verdict, numbers="; ".join(f"{k}:{one.numbers}" for k, one in found.items()))
+
+    return check
+
+
+_SAME = "On the same new classes, a network trained on another distribution has a"
+for _name, _statement, _column, _sign, _other in (
+    ("other_distribution_costs", "New classes of another distribution have a larger 5-shot error than its own",
+     "error", +1, lambda column, a, b: ((a, a), column)),
+    ("training_elsewhere_costs", f"{_SAME} larger 5-shot error than one trained on theirs",
+     "error", +1, lambda column, a, b: ((b, b), column)),
+    ("training_elsewhere_costs_cdnv", f"{_SAME} larger CDNV than one trained on theirs",
+     "cdnv", +1, lambda column, a, b: ((b, b), column)),
+    ("training_elsewhere_helps", f"{_SAME} smaller 5-shot error than before training",
+     "error", -1, lambda column, a, b: ((a, b), "untrained")),
+):  # fmt: skip
+    claim(
+        _name, f"{_statement}, in every direction", "deck: arbitrary tasks do not transfer",
+        fails_if="in one direction the interval of the paired difference lies on the other side of 0",
+    )(_over_directions(_column, _sign, _other))  # fmt: skip
