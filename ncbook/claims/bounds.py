@@ -15,7 +15,8 @@ def _below(column: str, what: str):
     """Whether no error is above its bound, by the largest error/bound and its interval.
 
     The interval holds for all rows at once: every half width is widened from 95 % for one row to 95 % for all of them
-    (Bonferroni, which asks nothing of how they depend). Rows whose bound is 1 or more cannot fail and do not count.
+    (Bonferroni, which asks nothing of how they depend); an error that was never seen counts as 0. Rows whose bound is 1
+    or more cannot fail and do not count.
     """
 
     def check(rows):
@@ -32,7 +33,7 @@ def _below(column: str, what: str):
         ratios = [np.where(e > 0, e / bound, 0.0) for e in ends]  # 0 / 0: nothing is above
         ratio, low, high = (float(r.max()) for r in ratios)
         verdict = FAILS if low > 1 else HOLDS if high <= 1 else OPEN
-        text = f"largest error / {what} {ratio:.2f} ({low:.2f} … {high:.2f} for all at once), n = {len(tested)} rows"
+        text = f"largest error / {what} {ratio:.2f} ({low:.2f} … {high:.2f} for all at once), n = {len(tested)}"
         counts = f"{int((ratios[0] > 1).sum())} above, {len(rows) - len(tested)} more vacuous (≥ 1)"
         return Verdict(verdict, f"{text}; {counts}", ratio, low, high, len(tested))
 
