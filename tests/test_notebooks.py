@@ -129,7 +129,7 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("03_new_classes", ["-p", "n_novel", "3"], "n_novel=3; allowed here: at least 5"),
         ("04_few_shot_bound", ["-p", "shot", "16"], "shot=16, n_novel=100; allowed here: 1 to 15 shots"),
         ("03_new_classes", ["-p", "repeats", "0"], "repeats=0; allowed: at least 1"),
-        ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4' is unknown"),
+        ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4_small' is unknown"),
         ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
         ("08_paper_table", ["-y", "recipes: [simpel]"], "recipes=['simpel']; allowed: simple"),
