@@ -169,6 +169,12 @@ def test_source_collapse_is_not_transfer():
     )
 
 
+def test_a_number_that_is_missing_in_the_end_is_not_replaced_by_an_earlier_one():
+    table = networks({NOVEL: at_end(lambda n: np.nan if n == 64 else 1 / n)})
+    assert claims.final(table, "novel", "cdnv").isna().sum() == 2
+    assert verdict("novel_cdnv_falls_with_l", table) == claims.OPEN
+
+
 def test_first_and_final_are_per_network():
     table = networks({NOVEL: at_end(lambda n: 1 / n)})
     assert claims.final(table, "novel", "cdnv")[8, 1] == 1 / 8 and claims.first(table, "novel", "cdnv")[64, 0] == 1.0

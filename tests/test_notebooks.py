@@ -146,7 +146,7 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("04_few_shot_bound", ["-p", "shot", "15"], "shot=15, n_novel=100; allowed here: at least 20 new classes of"),
         ("appendix/predictors", ["-y", "sizes: [8, 16]"], "sizes=[8, 16]; allowed here: at least 5 networks"),
         ("03_new_classes", ["-p", "repeats", "0"], "repeats=0, workers=None; allowed: at least 1 of each"),
-        ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4' is unknown"),
+        ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4_small' is unknown"),
         ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
         ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),

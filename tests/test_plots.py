@@ -119,6 +119,22 @@ def test_a_curve_for_each_network_layer_by_layer(ax):
     plots.by_layer(layers, "cdnv", ax=ax, dashed=[5])
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
     assert ax.get_xlabel() == "layer" and ax.get_yscale() == "log"
+    assert [line.get_label() for line in ax.lines] == ["3", "5"] and not ax.collections
+
+
+def test_networks_of_one_depth_make_a_band_layer_by_layer(ax):
+    layers = pd.DataFrame({"layers": [3] * 6, "repeat": [0] * 3 + [1] * 3, "depth": [1, 2, 3] * 2})
+    plots.by_layer(layers.assign(mismatch=[0.3, 0.2, 0.1, 0.5, 0.4, 0.3]), "mismatch", ax=ax)
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.4, 0.3, 0.2])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.1, 0.5)
+
+
+def test_curves_are_told_apart_by_marker_and_not_by_color_alone(table, ax):
+    many = pd.concat([table[table["n_source"] == 6].assign(n_source=n) for n in range(2, 11)])
+    plots.by_source_classes(many, "novel", "cdnv", ax=ax)
+    assert len({(line.get_marker(), matplotlib.colors.to_hex(line.get_color())) for line in ax.lines}) == 9
+    assert len({line.get_marker() for line in ax.lines}) == 8
 
 
 def test_dots_set_measured_apart_from_published(ax):

@@ -32,12 +32,12 @@ def series(table: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:
 
 def final(table: pd.DataFrame, split: str, metric: str) -> pd.Series:
     """Value of a metric at the end of training, one per network, indexed by (n_source, repeat)."""
-    return series(table, split, metric).groupby(NETWORK)["value"].last()
+    return series(table, split, metric).groupby(NETWORK)["value"].agg(lambda values: values.iloc[-1])  # NaN as it is
 
 
 def first(table: pd.DataFrame, split: str, metric: str) -> pd.Series:
     """Value before the first step, one per network, indexed by (n_source, repeat)."""
-    return series(table, split, metric).groupby(NETWORK)["value"].first()
+    return series(table, split, metric).groupby(NETWORK)["value"].agg(lambda values: values.iloc[0])
 
 
 def _missing(table: pd.DataFrame, *wanted: tuple[str, str]) -> Verdict | None:
