@@ -2,7 +2,8 @@
 
 Over histories of runs with the columns ``layers`` (depth of the network) or ``learning_rate``, and ``repeat`` where
 several networks share a setting; or over `layerwise.measure` of several networks with the same columns. Networks are
-the independent units of every interval: moments of one run and layers of one network are not.
+the independent units of every interval: moments of one run and layers of one network are not. (Where networks of
+several depths share their classes, an interval over all of them is a little too narrow.)
 """
 
 import numpy as np
