@@ -182,33 +182,34 @@ DATA = {
     "omniglot": "Omniglot",
     "strokes": "strokes",
 }
-SHOTS = {1: "#E69F00", 5: "#0072B2"}
+SHOTS = {1: ("#E69F00", "o"), 5: ("#0072B2", "s")}  # color and marker
 
 
-def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str) -> Axes:
-    """Accuracies of one data set as dots with their intervals, a row per method, a color per shot.
+def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str, networks: pd.DataFrame | None = None, note: str = "") -> Axes:
+    """Accuracies of one data set with their intervals, a row per method, a color and a marker per shot.
 
     Args:
         cells: method, dataset, shot, accuracy, half_width (of the 95 % interval, NaN for none), and ``mark``: "measured
             here" is drawn filled, what is published hollow.
         ax: where to draw.
         dataset: which data set.
+        networks: method, dataset, shot and accuracy of single networks, drawn small.
+        note: what belongs to the numbers, such as network and n: second line of the title.
     """
     methods = list(dict.fromkeys(cells["method"]))[::-1]
-    rows = cells[cells["dataset"] == dataset]
-    for shot, color in SHOTS.items():
-        for here in (True, False):
-            part = rows[(rows["shot"] == shot) & ((rows["mark"] == "measured here") == here)]
-            place = [methods.index(method) for method in part["method"]]
-            face = color if here else "white"
-            ax.errorbar(part["accuracy"], place, xerr=part["half_width"].fillna(0), fmt="o", color=color,
-                        markerfacecolor=face, markersize=4, linewidth=1)  # fmt: skip
-    measured = set(cells.loc[cells["mark"] == "measured here", "method"])
-    names = [f"here: {method}" if method in measured else method for method in methods]
-    ax.set_yticks(range(len(methods)), names, fontsize=7)
+    for offset, (shot, (color, marker)) in zip((0.15, -0.15), SHOTS.items(), strict=True):
+        for frame, size in ((networks, 2), (cells, 4)):
+            rows = cells[:0] if frame is None else frame[(frame["dataset"] == dataset) & (frame["shot"] == shot)]
+            for row in rows.itertuples():
+                face = "white" if getattr(row, "mark", "measured here") != "measured here" else color
+                ax.errorbar(row.accuracy, methods.index(row.method) + offset, xerr=getattr(row, "half_width", np.nan),
+                            fmt=marker, color=color, markerfacecolor=face, markersize=size, linewidth=1,
+                            alpha=1 if size == 4 else 0.4)  # fmt: skip
+        ax.plot([], [], marker, color=color, label=f"{shot}-shot")
+    ax.set_yticks(range(len(methods)), methods, fontsize=7)
     ax.set_ylim(-0.7, len(methods) - 0.3)
     ax.set_xlabel("5-way accuracy (fraction)")
-    ax.set_title(DATA.get(dataset, dataset), fontsize=9)
+    ax.set_title(f"{DATA.get(dataset, dataset)}\n{note}".strip(), fontsize=9)
     return ax
 
 
@@ -405,6 +406,6 @@ def save_table(frame: pd.DataFrame, name: str) -> None:
         return
     path = Path(folder) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_markdown(path.with_suffix(".md"))
-    frame.to_latex(path.with_suffix(".tex"))
+    frame.replace(r"\|", r"\\|", regex=True).to_markdown(path.with_suffix(".md"))  # or a bar in a text ends its cell
+    frame.to_latex(path.with_suffix(".tex"), escape=True)
     frame.to_csv(path.with_suffix(".csv"))
