@@ -20,7 +20,8 @@ from ncbook import progress
 __all__ = [
     "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "METRICS", "NAMES", "SHOTS",
     "accuracy_against_cdnv", "against_source_classes", "by_layer", "by_source_classes", "dots", "errors_and_bounds",
-    "over_training", "plain_log_ticks", "save", "save_table", "sheet", "tightness", "use_style", "worst_errors",
+    "over_training", "plain_log_ticks", "save", "save_table", "setup", "sheet", "tightness", "use_style",
+    "worst_errors",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
@@ -254,6 +255,41 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
     ax.imshow(grid.squeeze(-1) if c == 1 else grid, cmap="gray_r", interpolation="nearest")
     ax.set_axis_off()
     ax.set_title(title, fontsize=9)
+    return ax
+
+
+def setup(source: torch.Tensor, target: torch.Tensor, *, shot: int, ax: Axes, episodes=()) -> Axes:
+    """What the slides assume, as a picture: source classes, the feature map f, a target task with few samples.
+
+    Args:
+        source, target: images [classes, samples, C, H, W].
+        shot: the first samples of each class of a task are its shots, framed solid; its queries are framed dotted.
+        ax: where to draw.
+        episodes: lists of source classes, by row, each one task of training; none: plain training on all of them.
+    """
+    plain, meta = (
+        "$g \\circ f$ on all\n$l$ classes at once",
+        "for each episode:\n$g_S$ on the shots,\nerror on the queries",
+    )
+    training = meta if episodes else plain
+    names = f"$l$ = {len(source)} classes, $m$ = {source.shape[1]}", f"$k$ = {len(target)} classes, $n$ = {shot}"
+    sides = ((0.04, source, r"\tilde{P}", episodes), (0.77, target, "P", [range(len(target))]))
+    for (x, classes, letter, tasks), name in zip(sides, names, strict=True):
+        part, (height, width) = ax.inset_axes([x, 0.0, 0.23, 0.9]), classes.shape[-2:]
+        sheet(classes.flatten(0, 1), columns=classes.shape[1], ax=part, title=name)
+        for c in range(len(classes)):
+            part.text(-4, (c + 0.5) * height, f"${letter}_{{{c + 1}}}$", ha="right", va="center")
+        for task, color in zip(tasks, CLASSES[1:] if letter != "P" else ["black"], strict=False):
+            for c in task:
+                for style, left, n in (("-", 0, shot), (":", shot, classes.shape[1] - shot)):
+                    look = {"fill": False, "color": color, "linewidth": 1.5, "linestyle": style}
+                    place = (left * width + 1, c * height + 1)
+                    part.add_patch(mpl.patches.Rectangle(place, n * width - 3, height - 3, **look))
+    for x, text in ((0.375, training), (0.63, "$g_S$ on the $k n$\nshots, error\non the queries")):
+        ax.text(x, 0.53, text, ha="center", fontsize=7)
+        ax.annotate("", (x + 0.08, 0.45), (x - 0.08, 0.45), arrowprops={"arrowstyle": "->"})
+    ax.text(0.5, 0.45, "$f$", ha="center", va="center", fontsize=13, bbox={"boxstyle": "round", "facecolor": "white"})
+    ax.set_axis_off()
     return ax
 
 
