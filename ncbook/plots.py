@@ -22,7 +22,8 @@ from ncbook import progress
 __all__ = [
     "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "MARKERS", "METRICS", "NAMES", "SHOTS",
     "accuracy_against_cdnv", "against_source_classes", "by_layer", "by_source_classes", "dots", "errors_and_bounds",
-    "over_training", "plain_log_ticks", "save", "save_table", "sheet", "tightness", "use_style", "worst_errors",
+    "over_training", "plain_log_ticks", "save", "save_table", "setup", "sheet", "tightness", "use_style",
+    "worst_errors",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
@@ -198,33 +199,34 @@ DATA = {
     "omniglot": "Omniglot",
     "strokes": "strokes",
 }
-SHOTS = {1: "#E69F00", 5: "#0072B2"}
+SHOTS = {1: ("#E69F00", "o"), 5: ("#0072B2", "s")}  # color and marker
 
 
-def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str) -> Axes:
-    """Accuracies of one data set as dots with their intervals, a row per method, a color per shot.
+def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str, networks: pd.DataFrame | None = None, note: str = "") -> Axes:
+    """Accuracies of one data set with their intervals, a row per method, a color and a marker per shot.
 
     Args:
         cells: method, dataset, shot, accuracy, half_width (of the 95 % interval, NaN for none), and ``mark``: "measured
             here" is drawn filled, what is published hollow.
         ax: where to draw.
         dataset: which data set.
+        networks: method, dataset, shot and accuracy of single networks, drawn small.
+        note: what belongs to the numbers, such as network and n: second line of the title.
     """
     methods = list(dict.fromkeys(cells["method"]))[::-1]
-    rows = cells[cells["dataset"] == dataset]
-    for shot, color in SHOTS.items():
-        for here in (True, False):
-            part = rows[(rows["shot"] == shot) & ((rows["mark"] == "measured here") == here)]
-            place = [methods.index(method) for method in part["method"]]
-            face = color if here else "white"
-            ax.errorbar(part["accuracy"], place, xerr=part["half_width"].fillna(0), fmt="o", color=color,
-                        markerfacecolor=face, markersize=4, linewidth=1)  # fmt: skip
-    measured = set(cells.loc[cells["mark"] == "measured here", "method"])
-    names = [f"here: {method}" if method in measured else method for method in methods]
-    ax.set_yticks(range(len(methods)), names, fontsize=7)
+    for offset, (shot, (color, marker)) in zip((0.15, -0.15), SHOTS.items(), strict=True):
+        for frame, size in ((networks, 2), (cells, 4)):
+            rows = cells[:0] if frame is None else frame[(frame["dataset"] == dataset) & (frame["shot"] == shot)]
+            for row in rows.itertuples():
+                face = "white" if getattr(row, "mark", "measured here") != "measured here" else color
+                ax.errorbar(row.accuracy, methods.index(row.method) + offset, xerr=getattr(row, "half_width", np.nan),
+                            fmt=marker, color=color, markerfacecolor=face, markersize=size, linewidth=1,
+                            alpha=1 if size == 4 else 0.4)  # fmt: skip
+        ax.plot([], [], marker, color=color, label=f"{shot}-shot")
+    ax.set_yticks(range(len(methods)), methods, fontsize=7)
     ax.set_ylim(-0.7, len(methods) - 0.3)
     ax.set_xlabel("5-way accuracy (fraction)")
-    ax.set_title(DATA.get(dataset, dataset), fontsize=9)
+    ax.set_title(f"{DATA.get(dataset, dataset)}\n{note}".strip(), fontsize=9)
     return ax
 
 
@@ -272,6 +274,41 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
     ax.imshow(grid.squeeze(-1) if c == 1 else grid, cmap="gray_r", interpolation="nearest")
     ax.set_axis_off()
     ax.set_title(title, fontsize=9)
+    return ax
+
+
+def setup(source: torch.Tensor, target: torch.Tensor, *, shot: int, ax: Axes, episodes=()) -> Axes:
+    """What the slides assume, as a picture: source classes, the feature map f, a target task with few samples.
+
+    Args:
+        source, target: images [classes, samples, C, H, W].
+        shot: the first samples of each class of a task are its shots, framed solid; its queries are framed dotted.
+        ax: where to draw.
+        episodes: lists of source classes, by row, each one task of training; none: plain training on all of them.
+    """
+    plain, meta = (
+        "$g \\circ f$ on all\n$l$ classes at once",
+        "for each episode:\n$g_S$ on the shots,\nerror on the queries",
+    )
+    training = meta if episodes else plain
+    names = f"$l$ = {len(source)} classes, $m$ = {source.shape[1]}", f"$k$ = {len(target)} classes, $n$ = {shot}"
+    sides = ((0.04, source, r"\tilde{P}", episodes), (0.77, target, "P", [range(len(target))]))
+    for (x, classes, letter, tasks), name in zip(sides, names, strict=True):
+        part, (height, width) = ax.inset_axes([x, 0.0, 0.23, 0.9]), classes.shape[-2:]
+        sheet(classes.flatten(0, 1), columns=classes.shape[1], ax=part, title=name)
+        for c in range(len(classes)):
+            part.text(-4, (c + 0.5) * height, f"${letter}_{{{c + 1}}}$", ha="right", va="center")
+        for task, color in zip(tasks, CLASSES[1:] if letter != "P" else ["black"], strict=False):
+            for c in task:
+                for style, left, n in (("-", 0, shot), (":", shot, classes.shape[1] - shot)):
+                    look = {"fill": False, "color": color, "linewidth": 1.5, "linestyle": style}
+                    place = (left * width + 1, c * height + 1)
+                    part.add_patch(mpl.patches.Rectangle(place, n * width - 3, height - 3, **look))
+    for x, text in ((0.375, training), (0.63, "$g_S$ on the $k n$\nshots, error\non the queries")):
+        ax.text(x, 0.53, text, ha="center", fontsize=7)
+        ax.annotate("", (x + 0.08, 0.45), (x - 0.08, 0.45), arrowprops={"arrowstyle": "->"})
+    ax.text(0.5, 0.45, "$f$", ha="center", va="center", fontsize=13, bbox={"boxstyle": "round", "facecolor": "white"})
+    ax.set_axis_off()
     return ax
 
 
@@ -439,6 +476,6 @@ def save_table(frame: pd.DataFrame, name: str) -> None:
         return
     path = Path(folder) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_markdown(path.with_suffix(".md"))
-    frame.to_latex(path.with_suffix(".tex"))
+    frame.replace(r"\|", r"\\|", regex=True).to_markdown(path.with_suffix(".md"))  # or a bar in a text ends its cell
+    frame.to_latex(path.with_suffix(".tex"), escape=True)
     frame.to_csv(path.with_suffix(".csv"))

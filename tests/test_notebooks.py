@@ -11,7 +11,7 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from ncbook import claims, runs
+from ncbook import claims, published, runs
 from ncbook.experiment import Experiment
 
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
@@ -249,13 +249,44 @@ def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     written = {file.name for file in (tmp_path / "figures").rglob("*") if file.is_file()}
-    tables = {f"{name}.{kind}" for name in ("08_published", "08_measured") for kind in ("md", "tex", "csv")}
-    assert written >= {"08_paper_table.png", "08_paper_table.pdf", "08_paper_table.csv", *tables}
+    tables = {f"{name}.{kind}" for name in ("08_published", "08_measured", "08_ranks") for kind in ("md", "tex", "csv")}
+    figures = {f"{name}.{kind}" for name in ("08_paper_table", "08_transfer", "08_recipes") for kind in ("png", "csv")}
+    assert written >= figures | tables
     measured = (tmp_path / "figures" / "08_measured.md").read_text()
     assert "strokes, 5-shot" in measured and "FC-100" not in measured  # FC100 is not at hand
     ledger = claims.ledger(tmp_path / "figures")
     ledger = ledger[ledger["data"] != "none yet"]
-    assert set(ledger["data"]) == {"published", "measured"} and len(ledger) == 8
+    assert set(ledger["data"]) == {"published", "measured"} and len(ledger) == 9
+    assert set(ledger.loc[ledger["data"] == "published", "kind"]) == {claims.TABLE}
+    assert set(ledger.loc[ledger["data"] == "measured", "kind"]) == {claims.FINDING}
+
+
+def test_one_row_of_the_table_alone(root, tmp_path):
+    done, notebook = papermill(
+        root, tmp_path, "08_paper_table", "-y", "{datasets: [strokes], recipes: [simple], seeds: 2, epochs: 1}",
+        "-p", "n_source", "8", "-p", "episodes", "20",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_ledger_of_fresh_verdicts_is_shown_and_written(root, tmp_path, monkeypatch, recorded):
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    if recorded:
+        monkeypatch.setenv("NCBOOK_FIGURES", str(figures))
+        table = published.table()
+        names = ["transfer_is_competitive_among_residual", "more_shots_are_better"]
+        claims.record(claims.judge(names, table), "08", "published")
+    done, notebook = papermill(root, tmp_path, "00_start_here", "-p", "steps", "20", NCBOOK_FIGURES=str(figures))
+    assert done.returncode == 0, done.stderr
+    text = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
+    assert ("does not hold on published (08): The slides' last row" in text) == recorded
+    lines = (figures / "ledger.md").read_text().splitlines()
+    header = [name.strip() for name in lines[0].strip("|").split("|")]
+    assert header == ["claim", "kind", "statement", "data", "verdict", "statistic (95 %)", "n", "fails if"]
+    assert len(lines) == 2 + (len(claims.CLAIMS) if recorded else 0)
+    assert not recorded or any("0.126 (0.10" in line for line in lines)
 
 
 @pytest.fixture

@@ -145,15 +145,32 @@ def test_dots_set_measured_apart_from_published(ax):
         ("B", "omniglot", 5, 0.9, 0.02, "measured here"),
     ]
     cells = pd.DataFrame(rows, columns=["method", "dataset", "shot", "accuracy", "half_width", "mark"])
-    plots.dots(cells, ax=ax, dataset="fc100")
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["here: B", "A"]
+    networks = cells[2:3].assign(accuracy=0.48)[["method", "dataset", "shot", "accuracy"]]
+    plots.dots(cells, ax=ax, dataset="fc100", networks=networks, note="conv4, n = 1 network")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["B", "A"]
+    assert ax.get_title() == "FC-100\nconv4, n = 1 network"
     drawn = {
-        (*line.get_xdata(), *line.get_ydata()): line.get_markerfacecolor()
+        (*line.get_xdata(), *line.get_ydata()): (line.get_marker(), line.get_markerfacecolor() == "white")
         for line in ax.lines
-        if line.get_marker() == "o" and len(line.get_xdata())
+        if line.get_marker() in "os" and len(line.get_xdata())
     }
-    assert {point: face == "white" for point, face in drawn.items()} == {
-        (0.4, 1): True, (0.6, 1): True, (0.5, 0): False}  # fmt: skip
+    assert drawn == {(0.4, 1.15): ("o", True), (0.6, 0.85): ("s", True), (0.5, -0.15): ("s", False),
+                     (0.48, -0.15): ("s", False)}  # fmt: skip
+    assert ax.get_legend_handles_labels()[1] == ["1-shot", "5-shot"]
+
+
+def test_the_setup_frames_shots_and_queries_of_each_task(ax):
+    source, target = torch.zeros(6, 5, 1, 8, 8, dtype=torch.uint8), torch.zeros(3, 4, 1, 8, 8, dtype=torch.uint8)
+
+    def frames(**options):
+        plots.setup(source, target, shot=2, ax=ax, **options)
+        parts = ax.child_axes[-2:]
+        assert [len(part.texts) for part in parts] == [6, 3]  # a name per class
+        return [[patch.get_linestyle() for patch in part.patches] for part in parts]
+
+    assert frames() == [[], ["-", ":"] * 3]
+    assert frames(episodes=[[0, 1, 3], [2, 4]]) == [["-", ":"] * 5, ["-", ":"] * 3]
+    assert "$m$ = 5" in ax.child_axes[-2].get_title() and "$n$ = 2" in ax.child_axes[-1].get_title()
 
 
 def test_tables_are_written_in_three_forms(tmp_path, monkeypatch):
@@ -164,6 +181,14 @@ def test_tables_are_written_in_three_forms(tmp_path, monkeypatch):
     plots.save_table(frame, "table")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
     assert "| simple   | 98.0 ± 0.1 |" in (tmp_path / "table.md").read_text()
+
+
+def test_texts_in_tables_cannot_break_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCBOOK_FIGURES", str(tmp_path))
+    plots.save_table(pd.DataFrame({"fails if": ["|a - b| > 5 % of b_1"]}, index=["x"]), "table")
+    row = (tmp_path / "table.md").read_text().splitlines()[-1]
+    assert r"\|a - b\| > 5 % of b_1" in row and row.replace(r"\|", "").count("|") == 3
+    assert r"5 \% of b\_1" in (tmp_path / "table.tex").read_text()
 
 
 def test_a_live_figure_is_drawn_in_place_and_only_in_a_live_front_end(table, monkeypatch):

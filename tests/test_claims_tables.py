@@ -1,0 +1,207 @@
+"""Claims about the table, published and measured, and about networks trained by episodes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ncbook import claims, published
+from ncbook.claims.tables import OURS, SELECTED, SIMPLE, standing
+
+PRINTED = ["more_shots_are_better", "order_of_data_sets", "selection_helps", "scheduling_alone_hurts_fc100"]
+COMPETITIVE = ["transfer_is_competitive", "transfer_is_competitive_among_residual"]
+HERE = ["more_shots_are_better_here", "selection_helps_here"]
+
+
+def judged(name: str, table: pd.DataFrame):
+    return claims.judge([name], table).iloc[0]
+
+
+def verdict(name: str, table: pd.DataFrame) -> str:
+    return judged(name, table)["verdict"]
+
+
+def column(others: list[float], own: float = 0.6, backbone: str = "ResNet-12", shot: int = 1) -> pd.DataFrame:
+    """One column of a table: methods made for few shots, and the slides' last row."""
+    rows = [(f"m{i}", backbone, accuracy) for i, accuracy in enumerate(others)] + [(OURS + SELECTED, "WRN-28-4", own)]
+    cells = pd.DataFrame(rows, columns=["method", "backbone", "accuracy"])
+    return cells.assign(dataset="fc100", shot=shot, half_width=0.01, mark="confirmed", remark="")
+
+
+def measured(gain, n: int = 5, spread: float = 0.1, dataset: str = "omniglot", shot: int = 5, **more) -> pd.DataFrame:
+    """Both recipes of n networks whose classes differ much in difficulty, and a gain of each network."""
+    base = 0.5 + spread * np.arange(n) / n
+    gains = np.broadcast_to(np.asarray(gain, float), n)
+    rows = [(method, i, accuracy) for method, values in ((SIMPLE, base), (SELECTED, base + gains))
+            for i, accuracy in enumerate(values)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["method", "network", "accuracy"]).assign(dataset=dataset, shot=shot, **more)
+
+
+def test_the_published_table():
+    cells = published.table()
+    assert len(cells) == 96 and not cells.duplicated(["method", "dataset", "shot"]).any()
+    assert cells["accuracy"].between(0.35, 0.9).all() and set(cells["mark"]) == set(published.MARKS)
+    assert cells["half_width"].max() < 0.02  # the one printed as 10.89 is not among them
+    assert cells.query("half_width.isna()")["method"].nunique() == 4
+
+
+def test_claims_about_the_table_as_printed():
+    found = claims.judge([*PRINTED, *COMPETITIVE], published.table()).set_index("claim")
+    assert found.loc[PRINTED, "verdict"].tolist() == ["holds", "holds", *["cannot be judged"] * 2]
+    assert found.loc[COMPETITIVE, "verdict"].tolist() == ["cannot be judged", "does not hold"]
+    assert set(found["kind"]) == {claims.TABLE} and found["fails_if"].str.len().min() > 20
+    assert found["n"].tolist() == [42, 11, 5, 2, 40, 22]  # pairs of cells, and methods in six columns
+    least = found.loc["selection_helps"]  # FC-100, one shot
+    assert (least["statistic"], least["high"] - least["low"]) == pytest.approx((0.0085, 2 * np.hypot(0.0127, 0.0114)))
+
+
+def test_claims_about_printed_numbers_can_hold_fail_and_stay_open():
+    cells = published.table()
+    swapped = cells.replace({"dataset": {"cifar_fs": "fc100", "fc100": "cifar_fs"}})
+    turned = cells.assign(accuracy=1 - cells["accuracy"])
+    assert verdict("order_of_data_sets", swapped) == "does not hold"
+    assert verdict("more_shots_are_better", turned) == verdict("selection_helps", turned) == "does not hold"
+    assert verdict("scheduling_alone_hurts_fc100", turned) == "does not hold"
+    exact, vague = (cells.assign(half_width=half) for half in (1e-6, 0.2))
+    assert claims.judge(PRINTED, exact)["verdict"].tolist() == ["holds"] * 4
+    assert claims.judge(PRINTED, vague)["verdict"].tolist() == ["cannot be judged"] * 4
+    assert verdict("more_shots_are_better", cells.assign(half_width=np.nan)) == "cannot be judged"
+
+
+@pytest.mark.parametrize(
+    ("others", "own", "expected"),
+    [
+        ([0.5, 0.52, 0.7], 0.6, "holds"),
+        ([0.5, 0.7, 0.72], 0.6, "does not hold"),
+        ([0.5, 0.605, 0.7], 0.6, "cannot be judged"),
+        ([0.5, 0.7], 0.6, "holds"),  # half of them
+        ([0.6, 0.6, 0.6], 0.6, "cannot be judged"),
+    ],
+)
+def test_upper_half(others, own, expected):
+    found = judged(COMPETITIVE[0], column(others, own))
+    assert found["verdict"] == expected and found["n"] == len(others)
+    assert found["low"] <= found["statistic"] <= found["high"]
+    one_bad_column = pd.concat([column(others, own), column([0.8, 0.8], shot=5)])
+    assert verdict(COMPETITIVE[0], one_bad_column) == "does not hold"
+
+
+def test_rows_that_cannot_be_compared_are_not_ranked():
+    cells = column([0.5, 0.52, 0.7, 0.7, 0.7])
+    for place, change in ((2, {"remark": "transductive"}), (3, {"half_width": np.nan}),
+                          (4, {"remark": "trained on source and validation classes"})):  # fmt: skip
+        cells.loc[place, list(change)] = list(change.values())
+    cells.loc[1, "method"] = "RFS-simple"  # transfer, by others: ranked, but not made for few shots
+    assert standing(cells).iloc[0].tolist() == ["fc100", 1, 2, 0, 0, 2, 1, 1]
+    assert judged(COMPETITIVE[0], cells)["n"] == 1
+    assert standing(cells, SIMPLE).empty
+
+
+def test_the_control_looks_at_residual_networks_alone():
+    cells = pd.concat([column([0.5, 0.5, 0.5, 0.5], backbone="conv 64x4"), column([0.7])[:1]])
+    assert [verdict(name, cells) for name in COMPETITIVE] == ["holds", "does not hold"]
+
+
+def test_recipes_are_compared_network_by_network():
+    expected = {"holds": 0.01 + 0.001 * np.arange(5), "does not hold": -0.01 - 0.001 * np.arange(5),
+                "cannot be judged": [0.01, -0.01, 0.02, -0.02, 0.0]}  # fmt: skip
+    for verdict_, gain in expected.items():  # far less than the networks differ among themselves
+        assert verdict("selection_helps_here", measured(gain)) == verdict_
+    found = judged("selection_helps_here", measured([0.01, 0.02, 0.03], n=3))
+    assert found["n"] == 3 and found["statistic"] == pytest.approx(0.02)
+    assert found["high"] - found["statistic"] == pytest.approx(4.302653 * 0.01 / 3**0.5)  # Student's t
+    assert verdict("selection_helps_here", measured([0.01], n=1)) == "cannot be judged"
+    two = pd.concat([measured(expected["holds"]), measured(expected["does not hold"], dataset="strokes")])
+    assert verdict("selection_helps_here", two) == "does not hold"  # not on every data set
+    unordered = measured(expected["holds"]).sample(frac=1, random_state=0)
+    assert verdict("selection_helps_here", unordered) == "holds"
+
+
+def test_more_shots_here():
+    better, worse = (pd.concat([measured(0.0), measured(0.0, shot=1).assign(
+        accuracy=lambda f, s=shift: f["accuracy"] + s + 0.001 * f["network"])]) for shift in (-0.1, 0.1))  # fmt: skip
+    noise = [0.1, -0.1, 0.1, -0.1, 0.01]
+    unclear = pd.concat([measured(0.0), measured(0.0, shot=1).assign(
+        accuracy=lambda f: f["accuracy"] + f["network"].map(dict(enumerate(noise))))])  # fmt: skip
+    assert [verdict("more_shots_are_better_here", t) for t in (better, worse, unclear)] == [
+        "holds", "does not hold", "cannot be judged"]  # fmt: skip
+    assert set(claims.judge(HERE, better)["kind"]) == {claims.FINDING}
+
+
+def test_near_published():
+    printed = published.table()
+    row = printed.query("method == 'Galanti et al., simple' and dataset == 'cifar_fs' and shot == 5").iloc[0]
+
+    def both(shift, spread=1e-4, **more):
+        mine = measured(0.0, spread=spread, dataset="cifar_fs", **{"backbone": "wrn_28_4", **more})
+        mine = mine[mine["method"] == SIMPLE]
+        return pd.concat([printed, mine.assign(accuracy=mine["accuracy"] - 0.5 + row["accuracy"] + shift)])
+
+    for shift, expected in ((0.01, "holds"), (-0.045, "does not hold"), (0.025, "cannot be judged")):
+        assert verdict("near_published", both(shift)) == expected  # ± 0.0098 as printed
+    assert verdict("near_published", both(0.0, spread=0.2)) == "cannot be judged"
+    assert verdict("near_published", both(0.0, backbone="conv4")) == "cannot be judged"
+    assert verdict("near_published", printed) == "cannot be judged"
+
+
+def history(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"epoch": epoch, "split": split, "metric": metric, "value": value}
+            for (split, metric), line in values.items()
+            for epoch, value in enumerate(line)
+        ]
+    )
+
+
+def episodes(small, large, split="source_train", way=60):
+    parts = [history({(split, m): line for m, line in lines.items()}).assign(backbone=name, way=way)
+             for name, lines in {"conv4": small, "resnet18": large}.items()]  # fmt: skip
+    return pd.concat(parts)
+
+
+def test_claims_about_episodes():
+    falls, stays = [10, 4, 2.1, 2, 2.1, 2, 2.1, 2], [4, 1, 0.41, 0.4, 0.4, 0.4, 0.4, 0.4]
+    nc = ("support_nc1", "query_nc1", "support_nc2", "query_nc2")
+    table = episodes(dict.fromkeys(nc, falls), dict.fromkeys(nc, stays))
+    for name in ("plateaus", "support_like_query", "larger_collapses_more", "smaller_is_noisier"):
+        name = f"episodes_{name}" if name != "plateaus" else "episodes_nc_plateaus"
+        assert verdict(name, table) == "holds", name
+    rising = episodes(dict.fromkeys(nc, stays[::-1]), dict.fromkeys(nc, falls))
+    assert verdict("episodes_nc_plateaus", rising) == "does not hold"
+    falling = [10, 8, 6, 5, 4, 3, 2, 1]
+    assert verdict("episodes_nc_plateaus", episodes({nc[0]: falling}, {nc[0]: stays})) == "does not hold"
+    assert verdict("episodes_nc_plateaus", episodes({nc[0]: [*stays[:-1], np.nan]}, {})) == "cannot be judged"
+    to_zero = [10, 1, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]
+    assert verdict("episodes_nc_plateaus", episodes({nc[0]: to_zero}, {nc[0]: stays})) == "does not hold"
+    apart = episodes({nc[0]: falls, nc[1]: [2 * v for v in falls]}, {})
+    assert verdict("episodes_support_like_query", apart) == "does not hold"
+    swapped = table.assign(backbone=table["backbone"].map({"conv4": "resnet18", "resnet18": "conv4"}))
+    assert verdict("episodes_larger_collapses_more", swapped) == "does not hold"
+    assert verdict("episodes_smaller_is_noisier", swapped) == "does not hold"
+    above = "episodes_larger_collapses_more_above_noise"
+    assert verdict(above, table) == "cannot be judged"  # no floor
+    floors = [episodes({"nc1_floor": [small] * 8}, {"nc1_floor": [large] * 8}) for small, large in ((5, 4), (5, 0.5))]
+    assert [verdict(above, pd.concat([table, f])) for f in floors] == ["holds", "does not hold"]
+
+
+def test_claims_about_validation_episodes():
+    level, wobbly = [5, 3, 2, 2, 2, 2, 2, 2], [2, 1, 0.9, 1.1, 0.8, 1.2, 0.9, 1.1]
+    train = episodes({"support_nc1": level, "error": [0.5] * 8}, {"support_nc1": level})
+    below = episodes({"support_nc1": wobbly, "error": [0.1] * 8}, {"support_nc1": wobbly}, "validation", way=5)
+    table = pd.concat([train, below])
+    names = [f"episodes_validation_{n}" for n in ("noisier_and_smaller", "error_smaller", "error_smaller_at_equal_way")]
+    found = claims.judge(names, table)
+    assert found["verdict"].tolist() == ["holds", "holds", "cannot be judged"]
+    assert found["numbers"].str.contains("classes per episode differ").all()
+    equal = table.assign(way=5)
+    assert claims.judge(names, equal)["verdict"].tolist() == ["holds"] * 3
+    other = {"source_train": "validation", "validation": "source_train"}
+    swapped = equal.assign(split=equal["split"].map(other))
+    assert claims.judge(names, swapped)["verdict"].tolist() == ["does not hold"] * 3
+
+
+def test_every_claim_about_tables_and_episodes_says_what_would_make_it_fail():
+    names = [*PRINTED, *COMPETITIVE, *HERE, "near_published", *(n for n in claims.CLAIMS if n.startswith("episodes_"))]
+    assert len(names) == 17 and all(len(claims.CLAIMS[name].fails_if) > 20 for name in names)
+    kinds = {name: claims.CLAIMS[name].kind for name in names}
+    assert [name for name, kind in kinds.items() if kind == claims.TABLE] == [*PRINTED, *COMPETITIVE]
