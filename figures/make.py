@@ -38,7 +38,9 @@ JOBS = [  # the longest first
     Job("06_depth", "cifar10_depth_cpu", "cifar10"),
     Job("03_new_classes", "omniglot_full", "omniglot"),
     *(Job(f"appendix/{name}", f"{name}_omniglot", "omniglot") for name in SIDE),
-    *(Job(name, "omniglot", "omniglot") for name in EACH if name != "03_new_classes"),
+    *(Job(name, "omniglot", "omniglot") for name in EACH if name[:2] in ("01", "02", "04")),
+    Job("05_class_separation", "omniglot_rates", "omniglot"),
+    Job("appendix/predictors", "omniglot", "omniglot"),
     Job("08_paper_table", "table_characters"),
     *(Job(f"appendix/{name}") for name in [*SIDE, "predictors", "tightness"]),
     Job("06_depth"),
@@ -68,6 +70,11 @@ def available(dataset: str) -> bool:
         print(f"{dataset} is left out: {reason}", flush=True)
         return False
     return True
+
+
+def take_cores(parts) -> None:
+    """Keep a process of the pool, its kernel and the networks trained there to a part of the cores."""
+    os.sched_setaffinity(0, parts.get())
 
 
 def execute(job: Job, threads: int) -> tuple[float, str]:
@@ -105,7 +112,13 @@ def main() -> None:
     jobs = [job for job in jobs if there[job.dataset]]
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     began = time.monotonic()
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+    context, options_of_pool = get_context("spawn"), {}
+    if hasattr(os, "sched_setaffinity") and device.type == "cpu":
+        cores, parts = sorted(os.sched_getaffinity(0)), context.Queue()
+        for k in range(options.jobs):
+            parts.put(cores[k :: options.jobs] or cores)
+        options_of_pool = {"initializer": take_cores, "initargs": (parts,)}
+    with ProcessPoolExecutor(options.jobs, mp_context=context, **options_of_pool) as pool:
         done = [*pool.map(execute, jobs, itertools.repeat(threads)), execute(LAST, threads)]
     if failed := [text for _, text in done if text]:
         raise SystemExit("\n".join(failed))

@@ -94,7 +94,8 @@ def trained(
         ncbook.training.DivergedError: a network that does not train; those before it are there.
     """
     if workers is None:
-        workers = 1 if torch.cuda.is_available() else min(4, len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = 1 if torch.cuda.is_available() else min(4, cores)
     check_whole("workers", workers, 1)
     missing = [e for e in dict.fromkeys(experiments) if not runs.is_finished(e, images=images)]
     if workers == 1 or len(missing) < 2:

@@ -42,6 +42,7 @@ OWN = {  # parameters that are not the experiment's
 SETTINGS = {  # file -> notebooks it is for
     **{name: ANY_NETWORK for name in ("omniglot", "cifar_fs", "fc100", "mini_imagenet", "emnist")},
     "omniglot_full": ["03_new_classes"],
+    "omniglot_rates": ["05_class_separation"],
     "cifar_fs_full": ["03_new_classes"],
     "cifar_fs_rates": ["05_class_separation"],
     "cifar10_depth": ["06_depth"],
