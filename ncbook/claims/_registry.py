@@ -77,6 +77,11 @@ def beyond(low: float, high: float, sign: int) -> str:
     return HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
 
+def together(verdicts) -> str:
+    """Verdict on a claim that is made of several: it holds if all do, and does not if one does not."""
+    return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
+
+
 def mean_interval(values) -> tuple[float, float, float]:
     """Mean of independent values and its 95 % interval by Student's t; infinitely wide for one value.
 

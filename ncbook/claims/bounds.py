@@ -6,7 +6,7 @@ per network and number of shots.
 
 import numpy as np
 
-from ncbook.claims._registry import FAILS, FINDING, HOLDS, LEVEL, OPEN, THEOREM, Verdict, beyond, claim, trend
+from ncbook.claims._registry import FAILS, FINDING, HOLDS, LEVEL, OPEN, THEOREM, Verdict, beyond, claim, together, trend
 
 _ONE_ABOVE = "one pair whose error, less what chance allows among all of them, is above"
 
@@ -86,11 +86,10 @@ def _orders_better(gain, shots=lambda n: n > 0, margin=0.0):
         half = t.isf((1 - LEVEL) / 2 / len(gains), gains["count"] - 1) * gains["sem"]
         low, high = gains["mean"] - half, gains["mean"] + half
         verdicts = [beyond(low[n] + margin, high[n] + margin, 1) for n in gains.index]
-        verdict = FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
         parts = [f"n = {n}: {gains['mean'][n]:+.3f} ({low[n]:+.3f} … {high[n]:+.3f})" for n in gains.index]
         worst, count = gains["mean"].idxmin(), int(gains["count"].min())
         text = f"gain in rank correlation over {count} networks, together 95 %: {'; '.join(parts)}"
-        return Verdict(verdict, text, gains["mean"][worst], low[worst], high[worst], count)
+        return Verdict(together(verdicts), text, gains["mean"][worst], low[worst], high[worst], count)
 
     return check
 

@@ -7,7 +7,7 @@ Over histories of runs with columns that tell the networks apart (``control``, `
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, above_zero, claim, trend
+from ncbook.claims._registry import OPEN, Verdict, above_zero, claim, together, trend
 
 F3 = {  # panel -> (split, metric, +1 where it rises with l, statement); CDNV de-biased: m differs between networks
     "source_cdnv_rises": ("source_train", "cdnv_debiased", +1, "larger CDNV of the training samples, F3 (a)"),
@@ -22,7 +22,7 @@ def final_values(table: pd.DataFrame, split: str, metric: str, keys: list[str]) 
     """Last value of a metric on a split for each network, indexed by the columns that tell networks apart."""
     rows = table[(table["split"] == split) & (table["metric"] == metric)].sort_values("epoch")
     rows = rows.reindex(columns=[*keys, "value"]).dropna(subset=keys)
-    return rows.groupby(keys).tail(1).set_index(keys)["value"].sort_index()  # "last()" would skip a NaN
+    return rows.groupby(keys).tail(1).set_index(keys)["value"].sort_index().astype(float)  # last() would skip NaN
 
 
 def gaps(table: pd.DataFrame) -> pd.Series:
@@ -100,8 +100,7 @@ def _over_directions(column: str, sign: int, other):
         if not found:
             return Verdict(OPEN, "one distribution only")
         least = min(found.values(), key=lambda one: sign * one.statistic)
-        verdicts = {one.verdict for one in found.values()}
-        verdict = next(word for word in (FAILS, OPEN, HOLDS) if word in verdicts)
+        verdict = together([one.verdict for one in found.values()])
         return least._replace(verdict=verdict, numbers="; ".join(f"{k}:{one.numbers}" for k, one in found.items()))
 
     return check

@@ -16,6 +16,7 @@ from ncbook.claims._registry import (
     above_zero,
     claim,
     spearman,
+    together,
     trend,
 )
 
@@ -54,9 +55,8 @@ def _missing(table: pd.DataFrame, *wanted: tuple[str, str]) -> Verdict | None:
 
 def _together(*parts: Verdict) -> Verdict:
     """Several statements that must all hold; the statistic is that of the first."""
-    verdicts = {part.verdict for part in parts}
-    worst = FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
-    return parts[0]._replace(verdict=worst, numbers="; ".join(part.numbers for part in parts))
+    verdict = together([part.verdict for part in parts])
+    return parts[0]._replace(verdict=verdict, numbers="; ".join(part.numbers for part in parts))
 
 
 def _log_ratio(a: pd.Series, b: pd.Series, sign: int, what: str) -> Verdict:

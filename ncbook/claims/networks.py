@@ -9,7 +9,19 @@ several depths share their classes, an interval over all of them is a little too
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import FAILS, FEWEST, HOLDS, OPEN, Verdict, above_zero, beyond, claim, mean_interval, trend
+from ncbook.claims._registry import (
+    FAILS,
+    FEWEST,
+    HOLDS,
+    OPEN,
+    Verdict,
+    above_zero,
+    beyond,
+    claim,
+    mean_interval,
+    together,
+    trend,
+)
 from ncbook.layerwise import separation_law
 
 TRAINED = 0.99  # train accuracy above which a network counts as trained
@@ -48,11 +60,6 @@ def _trained_curves(table: pd.DataFrame, *wanted: tuple[str, str], least: int = 
 def _factor(value: float, low: float, high: float) -> str:
     """A mean of logarithms with its interval, as a factor."""
     return f"× {np.exp(value):.3g} ({np.exp(low):.3g} … {np.exp(high):.3g})"
-
-
-def _every(verdicts) -> str:
-    """Of a claim that is made of several."""
-    return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
 
 
 def _log_change(runs: pd.DataFrame, since: float = 0.0) -> np.ndarray:
@@ -115,7 +122,7 @@ def _test_above_train(table):
         return Verdict(OPEN, f"most pairs of classes cannot be told apart from so few samples{left}", n=len(ratios))
     found = {layers: mean_interval(values) for layers, values in ratios.groupby(level=0)}
     text = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in found.items())
-    verdict = _every([beyond(low, high, 1) for _, low, high in found.values()])
+    verdict = together([beyond(low, high, 1) for _, low, high in found.values()])
     return Verdict(verdict, f"test / train by layers {text}; n = {len(ratios)} networks{left}",
                    *min(found.values()), len(ratios))  # fmt: skip
 
@@ -141,13 +148,13 @@ def _plateaus(table):
     stays = HOLDS if max(-change[1], change[2]) <= STAYS else OPEN
     if change[1] > STAYS or change[2] < -STAYS:
         stays = FAILS
-    parts = [_every([beyond(low, high, -1) for _, low, high in fell.values()]), stays, beyond(*gap[1:], -1)]
+    parts = [together([beyond(low, high, -1) for _, low, high in fell.values()]), stays, beyond(*gap[1:], -1)]
     depths = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in fell.items())
     text = (
         f"unseen over the first two thirds by layers {depths}: {parts[0]}; over the last third {_factor(*change)}, "
         f"claimed within × 1.1 either way: {parts[1]}; training over unseen there {_factor(*gap)}, below 1: {parts[2]}"
     )
-    return Verdict(_every(parts), f"{text}; n = {len(train)} networks{left}", *change, len(train))
+    return Verdict(together(parts), f"{text}; n = {len(train)} networks{left}", *change, len(train))
 
 
 @claim(
@@ -172,7 +179,7 @@ def _law(layers):
         straight = OPEN if bend[1] <= 0 <= bend[2] else FAILS
     text = ", ".join(f"{key:g}: {value:+.2f}" for key, value in fits["bend"].groupby(level=0).mean().items())
     return Verdict(
-        _every([falls, straight]),
+        together([falls, straight]),
         f"factor per layer {_factor(*slope)}; bend {bend[0]:+.2f} ({bend[1]:+.2f} … {bend[2]:+.2f}), n = {len(fits)} "
         f"networks; by layers {text}",
         *bend,
@@ -208,4 +215,4 @@ def _stay_apart(table):
             f"({found[-1][1]:.2f} … {found[-1][2]:.2f}) of its largest, raw × {grown:.2g}"
         )
     text = f"normalized distance {'; '.join(parts)}; n = {len(left)} networks"
-    return Verdict(_every(verdicts), text, *min(found), len(left))
+    return Verdict(together(verdicts), text, *min(found), len(left))
