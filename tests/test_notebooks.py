@@ -317,6 +317,8 @@ def test_figures_are_made_of_notebooks_and_settings_that_are_there(root, make):
         assert (root / "notebooks" / f"{job.notebook}.ipynb").is_file()
         if job.settings:
             settings = yaml.safe_load((root / "notebooks" / "params" / f"{job.settings}.yaml").read_text())
-            assert settings.get("dataset", "strokes") == job.dataset  # 08 leaves out what is not at hand by itself
+            at_hand = settings.get("distributions", [settings.get("dataset", "strokes")])
+            assert job.dataset in at_hand  # 08 leaves out what is not at hand by itself
     made = {job.notebook for job in make.JOBS} | {make.LAST.notebook}
-    assert made == {*NOTEBOOKS, "appendix/predictors", "appendix/tightness"}
+    side_studies = ("controls", "other_distributions", "predictors", "samples", "tightness")
+    assert made == {*NOTEBOOKS, *(f"appendix/{name}" for name in side_studies)}
