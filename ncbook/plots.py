@@ -109,13 +109,10 @@ def over_training(
         x: "epoch" or "step".
         ideal: theoretical value, drawn as a dashed line.
     """
-    rows = history[(history["metric"] == metric) & np.isfinite(history["value"])]
+    rows = history[history["metric"] == metric]
     for split in COLORS if splits is None else splits:
-        values = rows[rows["split"] == split].groupby(x)["value"]
-        if len(values):
-            mean = values.mean()
-            ax.plot(mean.index, mean, marker=MARKERS[split], color=COLORS[split], label=NAMES[split])
-            ax.fill_between(mean.index, values.min(), values.max(), color=COLORS[split], alpha=0.2, linewidth=0)
+        if (rows["split"] == split).any():
+            _with_band(ax, rows[rows["split"] == split], x, COLORS[split], NAMES[split], MARKERS[split])
     if ideal is not None:
         ax.axhline(ideal, color="0.3", linestyle="--", linewidth=1, label=f"theory: {ideal:g}")
     return _axes(ax, metric, x)
@@ -133,24 +130,18 @@ def _marked(keys: pd.Series) -> Iterator[tuple]:
         yield key, shade, marker
 
 
-def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str, marker: str = "o", line: str = "-") -> None:
-    """The mean over repeats, in a band from the smallest to the largest of them."""
-    import seaborn  # two seconds: only for those who draw bands
+def _finite(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Without the places where a network has no finite value: a mean over those that are left would be of others."""
+    return rows[np.isfinite(rows["value"]).groupby(rows[x]).transform("all")]
 
-    band = ("pi", 100) if rows[x].duplicated().any() else None
-    seaborn.lineplot(
-        rows,
-        x=x,
-        y="value",
-        errorbar=band,
-        color=color,
-        label=label,
-        marker=marker,
-        linestyle=line,
-        markeredgewidth=0,
-        legend=False,
-        ax=ax,
-    )
+
+def _with_band(ax: Axes, rows: pd.DataFrame, x: str, color, label: str, marker: str = "o", line: str = "-") -> None:
+    """The mean over networks, in a band from the smallest to the largest of them."""
+    values = _finite(rows, x).groupby(x)["value"]
+    mean = values.mean()
+    ax.plot(mean.index, mean, color=color, label=label, marker=marker, linestyle=line, markeredgewidth=0)
+    if (values.size() > 1).any():
+        ax.fill_between(mean.index, values.min(), values.max(), color=color, alpha=0.2, linewidth=0)
 
 
 def by_source_classes(
@@ -234,9 +225,9 @@ def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits
     """Final value of a metric against the number of source classes: a point per network, a line through their means."""
     rows = table if "repeat" in table else table.assign(repeat=0)
     rows = rows[rows["metric"] == metric].sort_values("epoch")
-    last = rows.groupby(["split", "n_source", "repeat"], as_index=False)["value"].last()
+    last = rows.groupby(["split", "n_source", "repeat"]).tail(1)
     for split in splits:
-        points = last[last["split"] == split]
+        points = _finite(last[last["split"] == split], "n_source")
         mean, style = points.groupby("n_source")["value"].mean(), {"color": COLORS[split]}
         ax.plot(points["n_source"], points["value"], MARKERS[split], alpha=0.6, markeredgewidth=0, **style)
         ax.plot(mean.index, mean, marker=MARKERS[split], markersize=0, label=NAMES[split], **style)

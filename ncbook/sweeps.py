@@ -97,6 +97,7 @@ def trained(
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = 1 if torch.cuda.is_available() else min(4, cores)
     check_whole("workers", workers, 1)
+    experiments = list(experiments)
     missing = [e for e in dict.fromkeys(experiments) if not runs.is_finished(e, images=images)]
     if workers == 1 or len(missing) < 2:
         for experiment in numbered(experiments):
@@ -112,8 +113,8 @@ def trained(
                         futures.pop(experiment).result()
                         bar.advance(1)
                     yield training.train(experiment, images=images, threads=1)
-            finally:  # an error, or a reader who has seen enough: nothing goes on behind the page
-                pool.shutdown(wait=False, cancel_futures=True)
+            finally:  # an error, or a reader who has seen enough: what has not begun is not begun
+                pool.shutdown(cancel_futures=True)
 
 
 def _silently(experiment: Experiment, images: ImageClasses | None) -> None:

@@ -17,7 +17,7 @@ def verdict(name: str, table: pd.DataFrame) -> str:
     return judge(name, table)["verdict"]
 
 
-def networks(values, *, sizes=SIZES, repeats=2, noise=0.0, seed=0) -> pd.DataFrame:
+def networks(values, *, sizes=SIZES, repeats=3, noise=0.0, seed=0) -> pd.DataFrame:
     """Histories: {(split, metric): function of l giving the values over epochs}, times e^noise, for each network."""
     rng = np.random.default_rng(seed)
     rows = [
@@ -66,14 +66,14 @@ def test_train_cdnv_falls():
     assert verdict("train_cdnv_falls", dips) == claims.FAILS
     bump = networks({TRAIN: constant(1.0, 0.5, 0.6, 0.3)})
     found = judge("train_cdnv_falls", bump)
-    assert found["verdict"] == claims.HOLDS and "rises in 8 of 24 steps" in found["numbers"]
-    assert verdict("train_cdnv_falls", networks({TRAIN: FALLING}, sizes=(8,))) == claims.OPEN  # two networks
+    assert found["verdict"] == claims.HOLDS and "rises in 12 of 36 steps" in found["numbers"]
+    assert verdict("train_cdnv_falls", networks({TRAIN: FALLING}, repeats=2)) == claims.OPEN  # 8 networks, 2 draws
     assert verdict("train_cdnv_falls", networks({TRAIN: constant(1.0, 0.5)})) == claims.OPEN  # two epochs
     assert verdict("train_cdnv_falls", networks({TRAIN: constant(1.0, np.nan, 0.3, 0.2)})) == claims.OPEN
 
 
 def test_one_bad_network_is_enough_to_fail():
-    good, bad = networks({TRAIN: FALLING}, sizes=(8, 16)), networks({TRAIN: RISING}, sizes=(32,), repeats=1)
+    good, bad = networks({TRAIN: FALLING}, sizes=(8, 16)), networks({TRAIN: RISING}, sizes=(32,))
     assert verdict("train_cdnv_falls", pd.concat([good, bad])) == claims.FAILS
 
 
@@ -119,7 +119,7 @@ def test_trends_over_source_classes():
         "novel_cdnv_falls_with_l",
         networks({NOVEL: falling, ("source_train", "accuracy"): at_end(lambda n: 1 - n / 640)}),
     )
-    assert found["n"] == 8 and found["statistic"] < -0.95
+    assert found["n"] == 12 and found["statistic"] < -0.95 and "12 networks of 3 draws" in found["numbers"]
     assert "training accuracy 0.988 at l = 8, 0.900 at l = 64" in found["numbers"]
 
 
@@ -147,16 +147,36 @@ def test_accuracy_follows_cdnv_over_final_networks_only():
         networks({NOVEL: cdnv, ACCURACY: at_end(lambda _: 0.9)}, noise=0.01, seed=2),
     )
     # However well it follows over the epochs of a run, the final networks decide.
-    within = {NOVEL: lambda n: (1.0, 0.6, 0.4, n**-0.2), ACCURACY: lambda n: (0.2, 0.5, 0.7, 0.9 - n / 1000)}
+    low = (1.0, 0.9, 0.8, 0.7, 0.68, 0.66)
+    within = {NOVEL: lambda n: (*low, n**-0.2), ACCURACY: lambda n: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9 - n / 1000)}
     assert verdict("accuracy_follows_cdnv", networks(within)) == claims.FAILS
     assert verdict("accuracy_follows_cdnv_within_a_run", networks(within)) == claims.HOLDS
 
 
 def test_within_a_run_it_need_not_hold():
-    apart = {NOVEL: FALLING, ACCURACY: constant(0.9, 0.8, 0.7, 0.6)}
+    down = constant(*np.geomspace(1, 0.1, 8))
+    apart = {NOVEL: down, ACCURACY: down}
     assert verdict("accuracy_follows_cdnv_within_a_run", networks(apart)) == claims.FAILS
     noise = networks({NOVEL: constant(*np.ones(8)), ACCURACY: constant(*np.ones(8))}, noise=0.1)
     assert verdict("accuracy_follows_cdnv_within_a_run", noise) == claims.OPEN
+
+
+def test_a_network_without_an_accuracy_is_not_passed_over():
+    table = networks(
+        {NOVEL: at_end(lambda n: n**-0.2), TRAIN: at_end(lambda n: n**0.2), ACCURACY: at_end(lambda n: 0.9)}
+    )
+    lost = table[~((table["metric"] == "accuracy_5shot") & (table["n_source"] == 8) & (table["repeat"] == 1))]
+    for name in ("accuracy_follows_cdnv", "source_collapse_is_not_transfer"):
+        assert verdict(name, lost) == claims.OPEN and "missing" in judge(name, lost)["numbers"]
+
+
+def test_a_trend_between_draws_is_not_one_within_them():
+    """Draws of harder new classes have more CDNV and less accuracy, at every number of source classes."""
+    harder = pd.concat(
+        [networks({NOVEL: at_end(lambda n, r=r: 0.3 + 0.1 * r), ACCURACY: at_end(lambda n, r=r: 0.9 - 0.1 * r)},
+                  repeats=1, noise=0.001, seed=r).assign(repeat=r) for r in range(3)]
+    )  # fmt: skip
+    assert verdict("accuracy_follows_cdnv", harder) != claims.HOLDS
 
 
 def test_source_collapse_is_not_transfer():
@@ -171,7 +191,7 @@ def test_source_collapse_is_not_transfer():
 
 def test_a_number_that_is_missing_in_the_end_is_not_replaced_by_an_earlier_one():
     table = networks({NOVEL: at_end(lambda n: np.nan if n == 64 else 1 / n)})
-    assert claims.final(table, "novel", "cdnv").isna().sum() == 2
+    assert claims.final(table, "novel", "cdnv").isna().sum() == 3
     assert verdict("novel_cdnv_falls_with_l", table) == claims.OPEN
 
 

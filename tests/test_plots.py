@@ -46,7 +46,9 @@ def test_against_source_classes_takes_the_last_epoch(table, ax):
 
 def test_scatter_has_a_point_for_each_measurement(table, ax):
     plots.accuracy_against_cdnv(table, ax=ax)
-    assert [len(line.get_xdata()) for line in ax.get_lines()] == [3, 3]
+    assert [len(line.get_xdata()) for line in ax.get_lines()] == [2, 1, 2, 1]  # at earlier epochs, and in the end
+    assert [str(line.get_markerfacecolor()) == "none" for line in ax.get_lines()] == [True, False] * 2
+    assert ax.get_ylabel().startswith("5-shot error")
 
 
 def test_sheet_puts_images_in_rows(ax):
@@ -110,7 +112,21 @@ def test_repeats_make_a_band(table, ax):
     assert band.min() < line.min() and band.max() > line.max()
     figure, other = plt.subplots()
     plots.against_source_classes(both, "cdnv", ax=other, splits=("novel",))
-    assert len(other.lines) == len(other.collections) == 1
+    points, mean = other.lines
+    assert len(points.get_ydata()) == 2 * len(mean.get_ydata()) == 2 * table["n_source"].nunique()
+    plt.close(figure)
+
+
+def test_a_place_where_a_network_has_no_finite_value_is_left_out(table, ax):
+    """A mean over the networks that are left would be one of other networks."""
+    both = pd.concat([table.assign(repeat=0), table.assign(repeat=1)], ignore_index=True)
+    of_one = both[(both["split"] == "novel") & (both["metric"] == "cdnv") & (both["repeat"] == 1)]
+    both.loc[of_one[of_one["epoch"] == of_one["epoch"].max()].index, "value"] = np.inf
+    plots.over_training(both, "cdnv", ax=ax, splits=["novel"])
+    assert max(ax.lines[0].get_xdata()) < both["epoch"].max()
+    figure, other = plt.subplots()
+    plots.against_source_classes(both, "cdnv", ax=other, splits=("novel",))
+    assert not len(other.lines[0].get_xdata())
     plt.close(figure)
 
 

@@ -31,8 +31,8 @@ def record(verdicts: pd.DataFrame, notebook: str, data: str) -> None:
 def ledger(folder: str | os.PathLike) -> pd.DataFrame:
     """All verdicts kept in a folder of figures: theorems checked, facts about printed tables, findings.
 
-    A claim is counted once per data set: where several notebooks judged it there, the one with the most networks
-    stays. Claims that no notebook judged come last.
+    A claim is counted once per data set: where several notebooks judged it there, the one with the most
+    independent units stays. Claims that no notebook judged come last.
 
     Args:
         folder: the folder in NCBOOK_FIGURES.
@@ -46,7 +46,7 @@ def ledger(folder: str | os.PathLike) -> pd.DataFrame:
     found = [pd.read_csv(path, dtype=texts) for path in sorted((Path(folder) / FOLDER).glob("*.csv"))]
     if not found:
         return pd.DataFrame(columns=COLUMNS)
-    judged = pd.concat(found)[COLUMNS].sort_values("n", ascending=False, kind="stable")
+    judged = pd.concat(found).reindex(columns=COLUMNS).sort_values("n", ascending=False, kind="stable")
     judged = judged.drop_duplicates(["claim", "data"]).sort_values(
         ["kind", "claim", "data"], ascending=[False, True, True]
     )

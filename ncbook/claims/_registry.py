@@ -82,8 +82,10 @@ def together(verdicts) -> str:
     return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
 
 
-def mean_interval(values) -> tuple[float, float, float]:
+def mean_interval(values, parts: int = 1) -> tuple[float, float, float]:
     """Mean of independent values and its 95 % interval by Student's t; infinitely wide for one value.
+
+    ``parts``: of a claim that is made of so many, the interval holds for all of them at once (Bonferroni).
 
     Example:
         >>> [round(x, 3) for x in mean_interval([1.0, 2.0, 3.0])]  # 2 ± 4.303 / sqrt(3)
@@ -94,59 +96,94 @@ def mean_interval(values) -> tuple[float, float, float]:
     values = np.asarray(values, float)
     if len(values) < 2:
         return float(values.mean()), -np.inf, np.inf
-    half = t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = t.isf((1 - LEVEL) / 2 / parts, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
-def above_zero(values, sign: int, what: str, unit: str = "") -> Verdict:
-    """Whether independent values, one per network, are on average above 0 (sign 1) or below 0 (sign -1)."""
+def by_draw(values: pd.Series) -> pd.Series:
+    """Mean over the networks of one draw of classes and seeds: what is independent of the next draw.
+
+    Networks of one ``repeat`` share their new classes, their seed and a part of their source classes.
+    """
+    return values.groupby(level="repeat").mean()
+
+
+def above_zero(values, sign: int, what: str, parts: int = 1) -> Verdict:
+    """Whether independent values, one per draw, are on average above 0 (sign 1) or below 0 (sign -1)."""
     values = np.asarray(values, float)
     if len(values) < 3:
-        return Verdict(OPEN, f"{len(values)} network(s); 3 are needed", n=len(values))
-    mean, low, high = mean_interval(values)
-    text = f"{what} {mean:+.3g}{unit} ({low:+.3g} … {high:+.3g}), n = {len(values)} networks"
+        return Verdict(OPEN, f"{what}: {len(values)} draw(s) of classes and seeds; 3 are needed", n=len(values))
+    if not np.isfinite(values).all():
+        return Verdict(OPEN, f"{what}: not finite for every network", n=len(values))
+    mean, low, high = mean_interval(values, parts)
+    text = f"{what} {mean:+.3g} ({low:+.3g} … {high:+.3g}), n = {len(values)} draws"
     return Verdict(beyond(low, high, sign), text, mean, low, high, len(values))
 
 
-def spearman(x, y) -> float:
-    """Rank correlation, ties with their mean rank (pandas' own method waits for scipy, which is slow to import)."""
-    return float(pd.Series(np.asarray(x)).rank().corr(pd.Series(np.asarray(y)).rank()))
+def _centered_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks less their mean, ties with their mean rank (scipy's is slow to import)."""
+    ranks = pd.Series(values).rank().to_numpy()
+    return ranks - ranks.mean()
 
 
-def permutation_p(x, y) -> tuple[float, float]:
-    """P-values of a rank correlation being at most, and at least, as large as found, were y in any order.
+def _blocks(x, y, block) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Centered ranks of both within each block."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    block = np.zeros(len(x)) if block is None else np.asarray(block)
+    return [(_centered_ranks(x[block == b]), _centered_ranks(y[block == b])) for b in np.unique(block)]
 
-    Over all orders up to seven points, over 20,000 drawn ones (and the one found) beyond.
+
+def spearman(x, y, block=None) -> float:
+    """Rank correlation; of several blocks (draws of classes), that of the ranks within each, pooled."""
+    a, b = (np.concatenate(ranks) for ranks in zip(*_blocks(x, y, block), strict=True))
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def permutation_p(x, y, block=None) -> tuple[float, float]:
+    """P-values of a rank correlation being at most, and at least, as large as found, were y in any order per block.
+
+    Exact, over all orders, up to 8 points per block and 200,000 orders in all; else over 20,000 drawn ones.
 
     Example:
         >>> permutation_p([1, 2, 3, 4], [1, 2, 3, 4])[1] == 1 / 24
         True
+        >>> permutation_p([1, 2, 3, 1, 2, 3], [1, 2, 3, 7, 8, 9], block=[0, 0, 0, 1, 1, 1])[1] == 1 / 36
+        True
     """
     from itertools import permutations
 
-    a, b = (pd.Series(np.asarray(v)).rank().to_numpy() for v in (x, y))
-    a, b = a - a.mean(), b - b.mean()
-    if len(a) <= 7:
-        orders = np.array(list(permutations(range(len(a)))))
-    else:
-        orders = np.random.default_rng(0).permuted(np.tile(np.arange(len(a)), (20_000, 1)), axis=1)
-        orders = np.vstack([np.arange(len(a)), orders])
-    products, found = b[orders] @ a, b @ a
-    slack = 1e-9 * np.abs(products).max()
-    return float((products <= found + slack).mean()), float((products >= found - slack).mean())
+    rng, draws = np.random.default_rng(0), 20_000
+    found, totals = 0.0, np.zeros(1)  # [orders so far]
+    for a, b in _blocks(x, y, block):
+        found += a @ b
+        if len(a) <= 8:
+            orders = np.array(list(permutations(range(len(a)))))
+        else:
+            orders = rng.permuted(np.tile(np.arange(len(a)), (draws, 1)), axis=1)
+        products = b[orders] @ a
+        if len(totals) * len(products) <= 200_000:
+            totals = (totals[:, None] + products).ravel()
+        else:
+            totals = rng.choice(totals, draws) + rng.choice(products, draws)
+    slack = 1e-9 * np.abs(totals).max()
+    at_most, at_least = (totals <= found + slack).sum(), (totals >= found - slack).sum()
+    exact = len(totals) != draws  # a drawn sample counts what was found as one more order
+    return tuple(float((k + (not exact)) / (len(totals) + (not exact))) for k in (at_most, at_least))
 
 
-def trend(x, y, sign: int, what: str) -> Verdict:
-    """Whether y rises (sign 1) or falls (sign -1) with x, by the exact p-value of their rank correlation."""
+def trend(x, y, sign: int, what: str, block=None) -> Verdict:
+    """Whether y rises (sign 1) or falls (sign -1) with x: rank correlation, p-value by permutation within blocks."""
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < 5 or len(np.unique(x)) < 3:
-        needed = "5 networks at 3 different values are needed"
-        return Verdict(OPEN, f"{len(x)} networks at {len(np.unique(x))} values; {needed}", n=len(x))
+    if bad := int((~(np.isfinite(x) & np.isfinite(y))).sum()):
+        return Verdict(OPEN, f"{what}: missing or not finite in {bad} of {len(x)} networks", n=len(x))
+    if len(x) < 3 or permutation_p(x, x, block)[1] > (1 - LEVEL) / 2:
+        return Verdict(OPEN, f"{what}: {len(x)} networks could not show a trend beyond chance", n=len(x))
     if len(np.unique(y)) == 1:
         return Verdict(OPEN, f"Spearman({what}) is not defined: one of them is constant (n = {len(x)})", n=len(x))
-    rho = spearman(x, y)
-    down, up = permutation_p(x, y)
+    rho = spearman(x, y, block)
+    down, up = permutation_p(x, y, block)
     claimed, opposite = (up, down) if sign > 0 else (down, up)
     verdict = HOLDS if claimed <= (1 - LEVEL) / 2 else FAILS if opposite <= (1 - LEVEL) / 2 else OPEN
-    text = f"Spearman({what}) = {rho:+.2f}, one-sided p = {claimed:.2g}, n = {len(x)} networks"
+    draws = "" if block is None else f" of {len(np.unique(block))} draws of classes"
+    text = f"Spearman({what}) = {rho:+.2f}, one-sided p = {claimed:.2g}, n = {len(x)} networks{draws}"
     return Verdict(verdict, text, rho, n=len(x))

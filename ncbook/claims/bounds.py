@@ -22,6 +22,9 @@ def _below(column: str, what: str):
     def check(rows):
         if not {column, "error", "half_width"} <= set(rows):
             return Verdict(OPEN, f"no column {column!r}")
+        bad = rows[column].isna() | ~np.isfinite(rows["error"]) | ~np.isfinite(rows["half_width"])
+        if bad.any():
+            return Verdict(OPEN, f"{what}: {int(bad.sum())} of {len(rows)} rows are not finite", n=len(rows))
         tested = rows[rows[column] < 1]
         if not len(tested):
             return Verdict(OPEN, f"{what} is vacuous (≥ 1) in all {len(rows)} rows")
@@ -52,7 +55,13 @@ for _column, _label, _statement, _source, _kind in (
         "T1 to T3, B5",
         THEOREM,
     ),
-    ("printed", "(1+1/n)V", "(1+1/n)V as printed, without a constant, lies above every pair error", "deck", FINDING),
+    (
+        "printed",
+        "(1+1/n)V",
+        "(1+1/n)V as printed, without a constant, lies above every pair error of this network",
+        "deck",
+        FINDING,
+    ),
 ):
     _name = "printed_form_holds" if _column == "printed" else f"{_column}_pairs"
     claim(_name, _statement, _source, kind=_kind, fails_if=f"{_ONE_ABOVE} {_label}")(_below(_column, _label))
@@ -77,6 +86,8 @@ def _orders_better(gain, shots=lambda n: n > 0, margin=0.0):
         """One row per network and number of shots: shot; cdnv, directional, b3: rank correlations with the error."""
         if not {"shot", "cdnv", "directional", "b3"} <= set(correlations):
             return Verdict(OPEN, "no rank correlations")
+        if correlations[["cdnv", "directional", "b3"]].isna().any(axis=None):
+            return Verdict(OPEN, "a rank correlation is missing")
         gains = gain(correlations).groupby(correlations["shot"]).agg(["mean", "sem", "count"])
         gains = gains[shots(gains.index)]
         if 1 not in gains.index or gains["count"].min() < 3:

@@ -2,7 +2,8 @@
 
 Over histories of such runs: epoch, split (source_train, validation), metric, value, and the columns ``backbone`` and
 ``way``, the classes of an episode. Metrics, each averaged over the episodes of an epoch: support_nc1, query_nc1,
-support_nc2, query_nc2, error, and nc1_floor, what NC1 is without any signal. No notebook measures them yet.
+support_nc2, query_nc2, error, and nc1_floor, what NC1 is without any signal. No notebook measures them yet. They judge
+one run per backbone, by a difference without an interval: whoever measures them brings several runs first.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
 """Claims about networks of several depths (F1), their layers, and several learning rates (F2).
 
 Over histories of runs with the columns ``layers`` (depth of the network) or ``learning_rate``, and ``repeat`` where
-several networks share a setting; or over `layerwise.measure` of several networks with the same columns. Networks are
-the independent units of every interval: moments of one run and layers of one network are not. (Where networks of
-several depths share their classes, an interval over all of them is a little too narrow.)
+several networks share a setting; or over `layerwise.measure` of several networks with the same columns. Networks of one
+``repeat`` share their classes and seed, at every depth: repeats are the independent units of every interval, and trends
+with depth are permuted within them. Moments of one run and layers of one network are not independent.
 """
 
 import numpy as np
@@ -17,6 +17,7 @@ from ncbook.claims._registry import (
     Verdict,
     above_zero,
     beyond,
+    by_draw,
     claim,
     mean_interval,
     together,
@@ -54,7 +55,10 @@ def _trained_curves(table: pd.DataFrame, *wanted: tuple[str, str], least: int = 
     left = [key for key in every[0].index if key not in kept and key[0] >= least]
     depths = ", ".join(f"{layers:g}" for layers in sorted({key[0] for key in left}))
     words = f"; left out below {TRAINED:.0%} train accuracy: {len(left)} of {depths} layers" if left else ""
-    return [run[[key in kept and key[0] >= least for key in run.index]].dropna(axis=1) for run in every], words
+    chosen = [run[[key in kept and key[0] >= least for key in run.index]] for run in every]
+    if any(run.isna().any(axis=None) for run in chosen):
+        return [pd.DataFrame()] * len(wanted), "; not every network was measured at every epoch"
+    return chosen, words
 
 
 def _factor(value: float, low: float, high: float) -> str:
@@ -62,26 +66,27 @@ def _factor(value: float, low: float, high: float) -> str:
     return f"× {np.exp(value):.3g} ({np.exp(low):.3g} … {np.exp(high):.3g})"
 
 
-def _log_change(runs: pd.DataFrame, since: float = 0.0) -> np.ndarray:
+def _log_change(runs: pd.DataFrame, since: float = 0.0) -> pd.Series:
     """Change of each network's log over the last part of training, from the straight line through its moments."""
     epochs = runs.columns.to_numpy(float)
     late = epochs >= since * epochs[-1]
     slopes = np.polyfit(epochs[late], np.log(runs.to_numpy()[:, late]).T, 1)[0]
-    return slopes * (epochs[-1] - epochs[late][0])
+    return pd.Series(slopes * (epochs[-1] - epochs[late][0]), runs.index)
 
 
 @claim(
     "deeper_collapses_more",
     "Deeper networks collapse more: CDNV of the training samples",
     "deck F1",
-    fails_if="a rank correlation of depth and final CDNV above 0, one-sided p at most 0.025",
+    fails_if="a rank correlation of depth and final CDNV above 0, one-sided p ≤ 0.025, permuted within draws",
 )
 def _deeper(table):
     (train,), left = _trained_curves(table, ("source_train", "cdnv"))
     if train.empty:
         return Verdict(OPEN, f"no trained network{left}")
     last = train.iloc[:, -1]
-    verdict = trend(last.index.get_level_values(0), last, -1, "layers, final train CDNV")
+    layers, repeat = (last.index.get_level_values(level) for level in (0, 1))
+    verdict = trend(layers, last, -1, "layers, final train CDNV", block=repeat)
     mean = np.exp(np.log(last).groupby(level=0).mean())
     ends = f"{mean.iloc[0]:.3g} at {mean.index[0]:g} layers, {mean.iloc[-1]:.3g} at {mean.index[-1]:g}"
     return verdict._replace(numbers=f"{ends}; {verdict.numbers}{left}")
@@ -91,14 +96,14 @@ def _deeper(table):
     "deep_train_cdnv_falls",
     f"With {DEEP} and more layers the training CDNV falls over training",
     "deck F1",
-    fails_if="a straight line through log CDNV over epochs that rises, on average over networks, beyond its interval",
+    fails_if="a straight line through log CDNV over epochs that rises, beyond its interval over draws",
 )
 def _deep_falls(table):
     (train,), left = _trained_curves(table, ("source_train", "cdnv"), least=DEEP)
     if train.empty or train.shape[1] < FEWEST:
         needed = f"no trained network of {DEEP} or more layers with {FEWEST} measured epochs"
         return Verdict(OPEN, needed + left, n=len(train))
-    verdict = above_zero(_log_change(train), -1, "change of log CDNV along a straight line")
+    verdict = above_zero(by_draw(_log_change(train)), -1, "change of log CDNV along a straight line")
     steps = np.diff(np.log(train.to_numpy()), axis=1)
     ends = np.exp(steps.sum(1))
     words = f"last / first {ends.min():.2g} to {ends.max():.2g}, up in {(steps > 0).sum()} of {steps.size} intervals"
@@ -120,7 +125,8 @@ def _test_above_train(table):
     ratios = np.log(test.iloc[:, -1]) - np.log(train.iloc[:, -1])
     if not np.isfinite(ratios).all():
         return Verdict(OPEN, f"most pairs of classes cannot be told apart from so few samples{left}", n=len(ratios))
-    found = {layers: mean_interval(values) for layers, values in ratios.groupby(level=0)}
+    depths = ratios.groupby(level=0)
+    found = {layers: mean_interval(values, parts=len(depths)) for layers, values in depths}
     text = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in found.items())
     verdict = together([beyond(low, high, 1) for _, low, high in found.values()])
     return Verdict(verdict, f"test / train by layers {text}; n = {len(ratios)} networks{left}",
@@ -131,8 +137,8 @@ def _test_above_train(table):
     "test_cdnv_plateaus",
     f"With {DEEP} and more layers CDNV of unseen samples falls, then stays, while the training one falls on",
     "deck F1",
-    fails_if="a depth whose unseen CDNV has risen after two thirds of training, or a factor above 1.1 after that, "
-    "or a training CDNV that falls less in that last third; each beyond its interval over networks",
+    fails_if="a depth whose unseen CDNV has risen after two thirds of training, or a factor above 1.1 after that, or a "
+    "training CDNV that falls by less than a factor of 1.1 more in that last third; by intervals for all at once",
 )
 def _plateaus(table):
     wanted = [(split, "cdnv") for split in ("source_train", "source_test")]
@@ -142,19 +148,22 @@ def _plateaus(table):
         return Verdict(OPEN, f"{len(train)} networks, {train.shape[1]} epochs; {needed}{left}", n=len(train))
     early = test.loc[:, test.columns <= 2 / 3 * test.columns[-1]]
     falls = np.log(early.iloc[:, -1] / early.iloc[:, 0]).groupby(level=0)
-    fell = {layers: mean_interval(values) for layers, values in falls}
-    late = {name: _log_change(runs, 2 / 3) for name, runs in (("train", train), ("test", test))}
-    change, gap = mean_interval(late["test"]), mean_interval(late["train"] - late["test"])
+    count = len(falls) + 2
+    fell = {layers: mean_interval(values, count) for layers, values in falls}
+    late = [_log_change(runs, 2 / 3) for runs in (train, test)]
+    change, gap = (mean_interval(by_draw(values), count) for values in (late[1], late[0] - late[1]))
     stays = HOLDS if max(-change[1], change[2]) <= STAYS else OPEN
     if change[1] > STAYS or change[2] < -STAYS:
         stays = FAILS
-    parts = [together([beyond(low, high, -1) for _, low, high in fell.values()]), stays, beyond(*gap[1:], -1)]
+    falls_on = beyond(gap[1] + STAYS, gap[2] + STAYS, -1)  # by more than what counts as staying
+    parts = [together([beyond(low, high, -1) for _, low, high in fell.values()]), stays, falls_on]
     depths = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in fell.items())
     text = (
         f"unseen over the first two thirds by layers {depths}: {parts[0]}; over the last third {_factor(*change)}, "
-        f"claimed within × 1.1 either way: {parts[1]}; training over unseen there {_factor(*gap)}, below 1: {parts[2]}"
+        f"claimed within × 1.1 either way: {parts[1]}; training over unseen there {_factor(*gap)}, claimed "
+        f"below 1/1.1: {parts[2]}"
     )
-    return Verdict(together(parts), f"{text}; n = {len(train)} networks{left}", *change, len(train))
+    return Verdict(together(parts), f"{text}; n = {len(train)} networks{left}", *change, len(by_draw(late[0])))
 
 
 @claim(
@@ -169,9 +178,12 @@ def _law(layers):
     keys = ["layers", "repeat"] if "repeat" in layers else ["layers"]
     fits = {key: separation_law(rows) for key, rows in layers.groupby(keys) if len(rows) >= FEWEST}
     fits = pd.DataFrame(fits, index=["ratio", "half_life", "bend"]).T
-    if len(fits) < 3:
-        return Verdict(OPEN, f"{len(fits)} trained networks of at least {FEWEST} layers; 3 are needed", n=len(fits))
-    slope, bend = mean_interval(np.log(fits["ratio"])), mean_interval(fits["bend"])
+    draws = fits.groupby(level=1) if fits.index.nlevels > 1 else fits.groupby(level=0)
+    if len(fits) < 3 or len(draws) < 3 or not np.isfinite(fits[["ratio", "bend"]]).all(axis=None):
+        needed = f"{len(fits)} trained networks of at least {FEWEST} layers"
+        return Verdict(OPEN, f"{needed} with finite fuzziness; 3 draws of classes are needed", n=len(draws))
+    slope = mean_interval(draws["ratio"].apply(lambda ratios: np.log(ratios).mean()), 2)
+    bend = mean_interval(draws["bend"].mean(), 2)
     falls = beyond(*slope[1:], -1)
     if max(-bend[1], bend[2]) <= STRAIGHT:
         straight = HOLDS
@@ -181,9 +193,9 @@ def _law(layers):
     return Verdict(
         together([falls, straight]),
         f"factor per layer {_factor(*slope)}; bend {bend[0]:+.2f} ({bend[1]:+.2f} … {bend[2]:+.2f}), n = {len(fits)} "
-        f"networks; by layers {text}",
+        f"networks of {len(draws)} draws; by layers {text}",
         *bend,
-        len(fits),
+        len(draws),
     )
 
 
@@ -191,8 +203,8 @@ def _law(layers):
     "means_stay_apart",
     "Class means stay apart while the CDNV falls, at each learning rate",
     "deck F2",
-    fails_if=f"a rate at which the normalized smallest distance ends below {APART:g} of its largest, or the CDNV above "
-    "where it began, beyond the interval over networks",
+    fails_if=f"a rate at which the normalized smallest distance ends below {APART:g} of its largest, or falls at any "
+    f"moment below {APART:g} of where it began, or the CDNV ends above that; by intervals for all rates at once",
 )
 def _stay_apart(table):
     if "learning_rate" not in table:
@@ -202,11 +214,15 @@ def _stay_apart(table):
     if normalized.empty or cdnv.empty:
         return Verdict(OPEN, "distances or CDNV were not measured")
     left = normalized.iloc[:, -1] / normalized.max(axis=1)
+    dip = normalized.min(axis=1) / normalized.iloc[:, 0]
     fall = np.log(cdnv.iloc[:, -1] / cdnv.iloc[:, 0])
-    found, verdicts, parts = [], set(), []
+    found, verdicts, parts, count = [], set(), [], 3 * left.index.get_level_values(0).nunique()
     for rate, values in left.groupby(level=0):
-        found.append(mean_interval(values))
-        verdicts |= {beyond(found[-1][1] - APART, found[-1][2] - APART, 1), beyond(*mean_interval(fall[rate])[1:], -1)}
+        found.append(mean_interval(values, count))
+        verdicts |= {
+            beyond(low - APART, high - APART, 1) for _, low, high in (found[-1], mean_interval(dip[rate], count))
+        }
+        verdicts.add(beyond(*mean_interval(fall[rate], count)[1:], -1))
         here, unscaled = normalized.loc[rate], raw.loc[rate]
         path = [run.mean() for run in (here.iloc[:, 0], here.min(axis=1), here.iloc[:, -1])]
         grown = (unscaled.iloc[:, -1] / unscaled.iloc[:, 0]).mean()

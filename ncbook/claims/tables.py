@@ -7,7 +7,7 @@ measured here with ``network``, its number: one row per network, all recipes on 
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import FAILS, HOLDS, OPEN, TABLE, Verdict, beyond, claim, mean_interval
+from ncbook.claims._registry import FAILS, HOLDS, LEVEL, OPEN, TABLE, Verdict, beyond, claim, mean_interval
 
 SIMPLE, SCHEDULED, SELECTED = "simple", "lr scheduling", "lr scheduling + model selection"
 OURS = "Galanti et al., "  # before a recipe's name, in the published table
@@ -17,7 +17,7 @@ NEAR = 0.03  # of the published accuracy: the recipe behind it is not known
 COLUMNS = [(name, shot) for name in ("mini_imagenet", "cifar_fs", "fc100") for shot in (1, 5)]
 CELL = ["method", "dataset", "shot"]
 NO_CELLS = Verdict(OPEN, "no accuracies that this claim is about")
-OPPOSITE = "one of the differences is of the other sign, and its interval excludes 0"
+OPPOSITE = "one of the differences is of the other sign, and the intervals of all at once exclude 0"
 
 
 def _at(cells: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
@@ -25,21 +25,26 @@ def _at(cells: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
     return dict(list(cells.groupby(CELL))) if set(cells) >= {*CELL, "accuracy"} else {}
 
 
-def _gain(better: pd.DataFrame, worse: pd.DataFrame) -> tuple[float, float, int]:
-    """Difference, half width and n: of two printed cells, or the mean of paired differences, one per network."""
+def _gain(better: pd.DataFrame, worse: pd.DataFrame, parts: int = 1) -> tuple[float, float, int]:
+    """Difference, half width (of ``parts`` at once) and n: of printed cells, or the mean of differences per network."""
     if "network" in better:
-        gain = (better.set_index("network")["accuracy"] - worse.set_index("network")["accuracy"]).dropna()
-        mean, _, high = mean_interval(gain)
+        gain = better.set_index("network")["accuracy"] - worse.set_index("network")["accuracy"]
+        mean, _, high = mean_interval(gain, parts)
         return mean, high - mean, len(gain)
-    half = np.hypot(better["half_width"].item(), worse["half_width"].item())
+    from scipy.stats import norm
+
+    wider = norm.isf((1 - LEVEL) / 2 / parts) / norm.isf((1 - LEVEL) / 2)
+    half = wider * np.hypot(better["half_width"].item(), worse["half_width"].item())
     return better["accuracy"].item() - worse["accuracy"].item(), half, 0
 
 
 def _all_positive(found: dict[tuple, tuple[float, float, int]]) -> Verdict:
     """Whether every gain (value, half width, networks) is above 0: by the one that is smallest in half widths.
 
-    Gains without an interval are left out. n counts networks where there are any, else gains.
+    Printed gains without an interval are left out. n counts networks where there are any, else gains.
     """
+    if missing := [cell for cell, (gain, _, _) in found.items() if np.isnan(gain)]:
+        return Verdict(OPEN, f"a network without an accuracy: {missing[0]}")
     found = {cell: gain for cell, gain in found.items() if not np.isnan(gain[1])}
     if not found:
         return NO_CELLS
@@ -53,7 +58,8 @@ def _all_positive(found: dict[tuple, tuple[float, float, int]]) -> Verdict:
 def _compare(cells: pd.DataFrame, pairs) -> Verdict:
     """Whether in each pair of cells the first is above the second."""
     at = _at(cells)
-    return _all_positive({a: _gain(at[a], at[b]) for a, b in pairs if a in at and b in at})
+    pairs = [(a, b) for a, b in pairs if a in at and b in at]
+    return _all_positive({a: _gain(at[a], at[b], len(pairs)) for a, b in pairs})
 
 
 @claim("more_shots_are_better_here", "Five shots are better than one, for every recipe and data set measured here",
