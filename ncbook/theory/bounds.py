@@ -127,9 +127,9 @@ def rank_bound(cdnv, shot: int, rank: float):
     and at most 5(1/r + 1/n)V always. 4 is the smallest constant, since a class that jumps just past the midpoint has
     Err -> 4V/r as V -> 0 and n -> inf.
 
-    Proof sketch: where rho_i >= 1 the bound is at least 1. Else W_i of `second_moment_bound` is at most kappa rho_i (1 +
-    rho_1 + rho_2) + (4/r) rho_j with kappa = 4n/r, and the two first forms then add up to at most (2 + kappa + 4/r)(rho_1
-    + rho_2).
+    Proof sketch: where rho_i >= 1 the bound is at least 1. Else W_i of `second_moment_bound` is at most
+    kappa rho_i (1 + rho_1 + rho_2) + (4/r) rho_j with kappa = 4n/r, and the two first forms then add up to at most
+    (2 + kappa + 4/r)(rho_1 + rho_2).
 
     Arguments, result and errors as of `spread_bound`.
 
