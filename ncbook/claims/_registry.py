@@ -100,6 +100,17 @@ def mean_interval(values, parts: int = 1) -> tuple[float, float, float]:
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
+def side(values, sign: int, parts: int = 1, margin: float = 0.0) -> str:
+    """Verdict on a mean claimed to be above ``margin`` (sign 1) or below it (sign -1), one of ``parts`` of a claim.
+
+    It holds by its own interval, since all parts must hold; it fails by one that holds for all parts at once.
+    """
+    (_, low, high), (_, lowest, highest) = mean_interval(values), mean_interval(values, parts)
+    holds = beyond(low - margin, high - margin, sign) == HOLDS
+    fails = beyond(lowest - margin, highest - margin, sign) == FAILS
+    return HOLDS if holds else FAILS if fails else OPEN
+
+
 def by_draw(values: pd.Series) -> pd.Series:
     """Mean over the networks of one draw of classes and seeds: what is independent of the next draw.
 
@@ -115,9 +126,9 @@ def above_zero(values, sign: int, what: str, parts: int = 1) -> Verdict:
         return Verdict(OPEN, f"{what}: {len(values)} draw(s) of classes and seeds; 3 are needed", n=len(values))
     if not np.isfinite(values).all():
         return Verdict(OPEN, f"{what}: not finite for every network", n=len(values))
-    mean, low, high = mean_interval(values, parts)
+    mean, low, high = mean_interval(values)
     text = f"{what} {mean:+.3g} ({low:+.3g} … {high:+.3g}), n = {len(values)} draws"
-    return Verdict(beyond(low, high, sign), text, mean, low, high, len(values))
+    return Verdict(side(values, sign, parts), text, mean, low, high, len(values))
 
 
 def _centered_ranks(values: np.ndarray) -> np.ndarray:

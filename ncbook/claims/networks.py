@@ -16,10 +16,10 @@ from ncbook.claims._registry import (
     OPEN,
     Verdict,
     above_zero,
-    beyond,
     by_draw,
     claim,
     mean_interval,
+    side,
     together,
     trend,
 )
@@ -126,9 +126,9 @@ def _test_above_train(table):
     if not np.isfinite(ratios).all():
         return Verdict(OPEN, f"most pairs of classes cannot be told apart from so few samples{left}", n=len(ratios))
     depths = ratios.groupby(level=0)
-    found = {layers: mean_interval(values, parts=len(depths)) for layers, values in depths}
+    found = {layers: mean_interval(values) for layers, values in depths}
     text = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in found.items())
-    verdict = together([beyond(low, high, 1) for _, low, high in found.values()])
+    verdict = together([side(values, 1, len(depths)) for _, values in depths])
     return Verdict(verdict, f"test / train by layers {text}; n = {len(ratios)} networks{left}",
                    *min(found.values()), len(ratios))  # fmt: skip
 
@@ -149,14 +149,15 @@ def _plateaus(table):
     early = test.loc[:, test.columns <= 2 / 3 * test.columns[-1]]
     falls = np.log(early.iloc[:, -1] / early.iloc[:, 0]).groupby(level=0)
     count = len(falls) + 2
-    fell = {layers: mean_interval(values, count) for layers, values in falls}
+    fell = {layers: mean_interval(values) for layers, values in falls}
     late = [_log_change(runs, 2 / 3) for runs in (train, test)]
-    change, gap = (mean_interval(by_draw(values), count) for values in (late[1], late[0] - late[1]))
+    changes, gaps = by_draw(late[1]), by_draw(late[0] - late[1])
+    change, gap, (_, lowest, highest) = mean_interval(changes), mean_interval(gaps), mean_interval(changes, count)
     stays = HOLDS if max(-change[1], change[2]) <= STAYS else OPEN
-    if change[1] > STAYS or change[2] < -STAYS:
+    if lowest > STAYS or highest < -STAYS:
         stays = FAILS
-    falls_on = beyond(gap[1] + STAYS, gap[2] + STAYS, -1)  # by more than what counts as staying
-    parts = [together([beyond(low, high, -1) for _, low, high in fell.values()]), stays, falls_on]
+    falls_on = side(gaps, -1, count, margin=-STAYS)  # by more than what counts as staying
+    parts = [together([side(values, -1, count) for _, values in falls]), stays, falls_on]
     depths = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in fell.items())
     text = (
         f"unseen over the first two thirds by layers {depths}: {parts[0]}; over the last third {_factor(*change)}, "
@@ -182,13 +183,13 @@ def _law(layers):
     if len(fits) < 3 or len(draws) < 3 or not np.isfinite(fits[["ratio", "bend"]]).all(axis=None):
         needed = f"{len(fits)} trained networks of at least {FEWEST} layers"
         return Verdict(OPEN, f"{needed} with finite fuzziness; 3 draws of classes are needed", n=len(draws))
-    slope = mean_interval(draws["ratio"].apply(lambda ratios: np.log(ratios).mean()), 2)
-    bend = mean_interval(draws["bend"].mean(), 2)
-    falls = beyond(*slope[1:], -1)
+    slopes, bends = draws["ratio"].apply(lambda ratios: np.log(ratios).mean()), draws["bend"].mean()
+    slope, bend, (_, lowest, highest) = mean_interval(slopes), mean_interval(bends), mean_interval(bends, 2)
+    falls = side(slopes, -1, 2)
     if max(-bend[1], bend[2]) <= STRAIGHT:
         straight = HOLDS
     else:
-        straight = OPEN if bend[1] <= 0 <= bend[2] else FAILS
+        straight = OPEN if lowest <= 0 <= highest else FAILS
     text = ", ".join(f"{key:g}: {value:+.2f}" for key, value in fits["bend"].groupby(level=0).mean().items())
     return Verdict(
         together([falls, straight]),
@@ -218,11 +219,9 @@ def _stay_apart(table):
     fall = np.log(cdnv.iloc[:, -1] / cdnv.iloc[:, 0])
     found, verdicts, parts, count = [], set(), [], 3 * left.index.get_level_values(0).nunique()
     for rate, values in left.groupby(level=0):
-        found.append(mean_interval(values, count))
-        verdicts |= {
-            beyond(low - APART, high - APART, 1) for _, low, high in (found[-1], mean_interval(dip[rate], count))
-        }
-        verdicts.add(beyond(*mean_interval(fall[rate], count)[1:], -1))
+        found.append(mean_interval(values))
+        verdicts |= {side(values, 1, count, APART), side(dip[rate], 1, count, APART)}
+        verdicts.add(side(fall[rate], -1, count))
         here, unscaled = normalized.loc[rate], raw.loc[rate]
         path = [run.mean() for run in (here.iloc[:, 0], here.min(axis=1), here.iloc[:, -1])]
         grown = (unscaled.iloc[:, -1] / unscaled.iloc[:, 0]).mean()
