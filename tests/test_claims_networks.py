@@ -71,8 +71,11 @@ def test_training_cdnv_of_deep_networks_falls():
     assert found["verdict"] == HOLDS and found["n"] == 3 and found["high"] < 0  # 6 networks of 3 draws of classes
     assert "up in 0 of 60 intervals" in found["numbers"]
     assert verdict("deep_train_cdnv_falls", depths({**DEEPER, 10: down(4.0), 20: down(5.0)})) == FAILS
-    assert verdict("deep_train_cdnv_falls", depths({**DEEPER, 10: down(1.0), 20: down(4.0)})) == OPEN
+    assert verdict("deep_train_cdnv_falls", depths({**DEEPER, 10: down(1.0), 20: down(4.0)})) == FAILS
+    assert verdict("deep_train_cdnv_falls", depths(dict.fromkeys(DEEPER, down(2.0)), noise=0.02)) == OPEN
     assert verdict("deep_train_cdnv_falls", depths({3: down(0.1)})) == OPEN
+    dips = np.r_[10.0, np.geomspace(1.0, 2.0, 10)]  # falls at once, then rises: a line through it falls
+    assert verdict("deep_train_cdnv_falls", depths({**DEEPER, 10: dips, 20: dips})) == FAILS
     # Smaller at the end than at the beginning, but rising nearly all the time.
     rising = np.r_[2.0, np.geomspace(0.2, 1.9, len(EPOCHS) - 1)]
     assert verdict("deep_train_cdnv_falls", depths({10: rising, 20: rising})) == FAILS

@@ -94,9 +94,10 @@ def _deeper(table):
 
 @claim(
     "deep_train_cdnv_falls",
-    f"With {DEEP} and more layers the training CDNV falls over training",
+    f"With {DEEP} and more layers the training CDNV falls over training and is at its lowest in the end",
     "deck F1",
-    fails_if="a straight line through log CDNV over epochs that rises, beyond its interval over draws",
+    fails_if="a straight line through log CDNV over epochs that rises, beyond its interval over draws, or a depth that "
+    "ends more than a factor of 1.1 above its lowest value (geometric means over networks)",
 )
 def _deep_falls(table):
     (train,), left = _trained_curves(table, ("source_train", "cdnv"), least=DEEP)
@@ -106,7 +107,12 @@ def _deep_falls(table):
     verdict = above_zero(by_draw(_log_change(train)), -1, "change of log CDNV along a straight line")
     steps = np.diff(np.log(train.to_numpy()), axis=1)
     ends = np.exp(steps.sum(1))
+    mean = np.log(train).groupby(level=0).mean()
+    above = np.exp(mean.iloc[:, -1] - mean.min(axis=1)).max()
+    lowest = HOLDS if np.log(above) <= STAYS else FAILS
+    verdict = verdict._replace(verdict=together([verdict.verdict, lowest]))
     words = f"last / first {ends.min():.2g} to {ends.max():.2g}, up in {(steps > 0).sum()} of {steps.size} intervals"
+    words = f"ends at most × {above:.2f} its lowest, {words}"
     return verdict._replace(numbers=f"{verdict.numbers}; {words}{left}")
 
 
