@@ -94,7 +94,7 @@ def _deeper(table):
 
 @claim(
     "deep_train_cdnv_falls",
-    f"With {DEEP} and more layers the training CDNV falls over training and is at its lowest in the end",
+    f"With {DEEP} and more layers the training CDNV, mean over pairs, falls and is at its lowest in the end",
     "deck F1",
     fails_if="a straight line through log CDNV over epochs that rises, beyond its interval over draws, or a depth that "
     "ends more than a factor of 1.1 above its lowest value (geometric means over networks)",

@@ -114,9 +114,7 @@ def spread_bound(cdnv, shot: int, rank: float):
         >>> round(spread_bound(0.1, shot=1, rank=12), 6)  # 0.2 + 12 * 0.1 / 12
         0.3
     """
-    check_cdnv("cdnv", cdnv)
-    check_shot(shot)
-    return (2 / shot + (8 + 4 / shot) / _checked_rank(rank)) * cdnv
+    return _of_rank(cdnv, shot, rank, 8)
 
 
 def rank_bound(cdnv, shot: int, rank: float):
@@ -137,17 +135,17 @@ def rank_bound(cdnv, shot: int, rank: float):
         >>> round(rank_bound(0.1, shot=1, rank=8), 6)  # 0.2 + 8 * 0.1 / 8
         0.3
     """
+    return _of_rank(cdnv, shot, rank, 4)
+
+
+def _of_rank(cdnv, shot: int, rank: float, constant: int):
+    """(2/n + (constant + 4/n) / r) V."""
     check_cdnv("cdnv", cdnv)
     check_shot(shot)
-    return (2 / shot + (4 + 4 / shot) / _checked_rank(rank)) * cdnv
-
-
-def _checked_rank(rank):
-    """A rank of at least 1, as `effective_rank` may round it."""
     if isinstance(rank, torch.Tensor) and rank.ndim:
-        rank = rank.where(~((rank < 1) & (rank >= 1 - 1e-9)), 1.0)
+        rank = rank.where(~((rank < 1) & (rank >= 1 - 1e-9)), 1.0)  # as `effective_rank` may round
     check_at_least("rank", rank, 1, infinite=True, nan=isinstance(rank, torch.Tensor) and rank.ndim > 0)
-    return rank
+    return (2 / shot + (constant + 4 / shot) / rank) * cdnv
 
 
 def effective_rank(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
