@@ -879,3 +879,45 @@ def nearly_dependent():
 def test_bad_calls(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])
+@pytest.mark.parametrize("head", fewshot.HEADS)
+def test_predictions_are_what_the_evaluation_counts(head, scale):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(12)
+    features = torch.randn(72, 5, generator=generator) + 0.7 * torch.randn(6, 5, generator=generator)[labels]
+    features[1] = features[20]  # ties now and then
+    features = features * scale
+    setting = dict(way=4, shot=2, query=3, episodes=200, seed=1)
+    drawn = fewshot.sample_episodes(labels, **setting)
+    ridge = scale**2
+    found = fewshot.predict(features[drawn.support], features[drawn.query.flatten(1)], head=head, ridge=ridge)
+    right = found.view(200, 4, 3) == torch.arange(4)[:, None]
+    expected = fewshot.evaluate(features, labels, head=head, ridge=ridge, **setting)
+    assert torch.equal(right.double().mean((1, 2)), expected.per_episode) and 0.3 < expected.accuracy < 0.95
+
+
+def test_ties_are_predicted_as_ties():
+    support = torch.tensor([[[[0.0], [0.0]], [[0.0], [0.0]]]])
+    assert fewshot.predict(support, torch.tensor([[[1.0]]]), head="ncc").tolist() == [[-1]]
+
+
+@pytest.mark.parametrize(
+    ("support", "queries", "message"),
+    [
+        (
+            torch.zeros(2, 3, 4),
+            torch.zeros(2, 3, 4),
+            r"support is torch.float32 \[2, 3, 4\]; allowed: .* \[E, way, shot",
+        ),
+        (torch.zeros(1, 2, 1, 4, dtype=torch.int64), torch.zeros(1, 3, 4), "support is torch.int64"),
+        (torch.zeros(1, 1, 1, 4), torch.zeros(1, 3, 4), "at least 2 classes"),
+        (torch.zeros(1, 2, 1, 4), torch.zeros(1, 3, 5), r"queries \[1, 3, 5\]"),
+        (torch.zeros(1, 2, 1, 4), torch.full((1, 3, 4), torch.nan), "queries holds NaN"),
+        (None, torch.zeros(1, 3, 4), "support is NoneType"),
+    ],
+)
+def test_predictions_refuse_what_is_no_episode(support, queries, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        fewshot.predict(support, queries)

@@ -5,7 +5,7 @@ measures a run, and by readers with features of their own.
 """
 
 from .episodes import Episodes, EpisodeSampler, sample_episodes
-from .evaluation import RidgeSelection, compare, evaluate, select_ridge
+from .evaluation import RidgeSelection, compare, evaluate, predict, select_ridge
 from .heads import HEADS
 from .pairs import pair_errors
 from .results import FewShotResult
@@ -13,6 +13,6 @@ from .transforms import TRANSFORMS
 
 __all__ = [
     "HEADS", "TRANSFORMS", "EpisodeSampler", "Episodes", "FewShotResult", "RidgeSelection", "compare", "evaluate",
-    "pair_errors", "sample_episodes", "select_ridge",
+    "pair_errors", "predict", "sample_episodes", "select_ridge",
 ]  # fmt: skip
 __dir__ = __all__.copy

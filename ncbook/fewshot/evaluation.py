@@ -7,8 +7,10 @@ import torch
 
 from ncbook._checks import check_choice, check_real
 
+from .checks import check_finite
 from .heads import HEADS, KERNEL_HEADS
-from .protocol import Candidate, Setting, run
+from .protocol import Candidate, Setting, run, uncertainty
+from .refined import refined_scores
 from .results import FewShotResult
 
 
@@ -150,6 +152,49 @@ def compare(
     )
     results = run(features, labels, candidates, shots, setting)
     return {(candidate.head, shot): result for (candidate, shot), result in results.items()}
+
+
+@torch.no_grad()
+def predict(support: torch.Tensor, queries: torch.Tensor, *, head: str = "ridge", ridge: float = 1.0) -> torch.Tensor:
+    """Classify the queries of single episodes, in float64: what ``evaluate`` counts, query by query.
+
+    Args:
+        support: [E, way, shot, D], floating point: the shots of E episodes.
+        queries: [E, Q, D].
+        head: "ridge", "ncc", "logistic" or "cosine", as in ``evaluate``.
+        ridge: weight of the penalty, above 0; used by "ridge" and "logistic".
+
+    Returns:
+        int64 [E, Q]: the class 0 ... way - 1 with the highest score, or -1 where the highest two tie, which
+        ``evaluate`` counts as an error.
+
+    Raises:
+        TypeError, ValueError: for bad input.
+        ArithmeticError: as ``evaluate``.
+
+    Example:
+        Class means 0 and 4: 1 and 3 belong to one each, 2 to none.
+
+        >>> support = torch.tensor([[[[-1.0], [1.0]], [[4.0], [4.0]]]])
+        >>> predict(support, torch.tensor([[[1.0], [2.0], [3.0]]]), head="ncc").tolist()
+        [[0, -1, 1]]
+    """
+    check_choice("head", head, HEADS)
+    ridge = _check_ridge(ridge)
+    for name, value, shape in (("support", support, "[E, way, shot, D]"), ("queries", queries, "[E, Q, D]")):
+        if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim == shape.count(",") + 1):
+            came = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise TypeError(f"{name} is {came}; allowed: a floating-point tensor {shape}")
+        check_finite(value, name)
+    E, way, shot, D = support.shape
+    if way < 2 or shot < 1 or (queries.shape[0], queries.shape[2]) != (E, D):
+        raise ValueError(
+            f"support has shape {list(support.shape)} and queries {list(queries.shape)}; "
+            "allowed: [E, way, shot, D] with at least 2 classes of 1 shot, and [E, Q, D]"
+        )
+    scores, products = refined_scores(head, support.double().flatten(1, 2), queries.double(), way, ridge)
+    best, classes = scores.values.topk(2, dim=1)
+    return classes[:, 0].masked_fill(best[:, 0] - best[:, 1] <= uncertainty(scores, products), -1)
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,16 @@ class _Tally:
         return Episodes(*map(torch.cat, tensors)), places
 
 
+def uncertainty(scores: Scores, products: Products) -> Tensor:
+    """Differences of a query's scores up to which they tie, [E, Q]."""
+    dtype = scores.values.dtype
+    size = rounding(dtype, products.dim) * scores.size.to(dtype)[:, None]
+    error = size * (products.query_norms + products.shot_norm[:, None]).to(dtype)
+    if isinstance(scores.extra, Tensor):
+        error = error + scores.extra.to(dtype)[:, None]
+    return error
+
+
 def _decide(scores: Scores, products: Products, setting: Setting) -> tuple[Tensor, Tensor | None, Tensor]:
     """Right where the own class leads by more than rounding, the predicted class, and episodes in doubt [E]."""
     way, query = setting.way, setting.query
@@ -237,11 +247,7 @@ def _decide(scores: Scores, products: Products, setting: Setting) -> tuple[Tenso
     rivals = values.masked_fill(same_class, -math.inf)  # [E, class, true class, query]
     best, rival = rivals.max(1) if setting.confusion else (rivals.amax(1), None)
     lead = own - best
-    size = rounding(values.dtype, products.dim) * scores.size.to(values.dtype)[:, None]
-    error = size * (products.query_norms + products.shot_norm[:, None]).to(values.dtype)
-    if isinstance(scores.extra, Tensor):
-        error = error + scores.extra.to(values.dtype)[:, None]
-    error = error.view_as(lead)
+    error = uncertainty(scores, products).view_as(lead)
     right = lead > error
     if rival is not None:
         rival = torch.where(right, torch.arange(way, device=right.device)[:, None], rival)
