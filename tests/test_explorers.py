@@ -103,8 +103,22 @@ def test_bad_arguments_are_errors():
     with pytest.raises(ValueError, match="images has 3 rows; allowed: 4"):
         image = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
         explorers.EpisodeExplorer(torch.randn(4, 3), torch.tensor([0, 0, 1, 1]), images=image, way=2, shot=1, query=1)
-    with pytest.raises(TypeError, match="run is of type str; allowed: a Run"):
+    with pytest.raises(TypeError, match="run is of type str; allowed: a Run, or {epoch: features"):
         explorers.CollapseExplorer("runs/1")
+    with pytest.raises(TypeError, match="run is an empty mapping"):
+        explorers.CollapseExplorer({}, labels=torch.tensor([0, 1]))
+    with pytest.raises(TypeError, match="labels is of type NoneType"):
+        explorers.CollapseExplorer({0: torch.randn(4, 2)})
+    with pytest.raises(ValueError, match=r"labels has shape \[3\]"):
+        explorers.CollapseExplorer({0: torch.randn(4, 2)}, labels=torch.tensor([0, 1, 1]))
+    with pytest.raises(ValueError, match="at least two classes"):
+        explorers.CollapseExplorer({0: torch.randn(4, 2)}, labels=torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("make", [explorers.EpisodeExplorer, explorers.CollapseExplorer])
+def test_a_run_has_labels_of_its_own(tiny_run, make):
+    with pytest.raises(ValueError, match="labels with a Run"):
+        make(tiny_run, labels=torch.tensor([0, 1]))
 
 
 def test_several_values_make_one_picture(explorer, monkeypatch):
@@ -454,6 +468,21 @@ def test_a_play_button_walks_through_the_epochs(over_epochs):
     assert (play.max, over_epochs._link.source, over_epochs._link.target) == (2, (play, "value"), (slider, "index"))
     slider.index = 1  # as the browser does when the button counts on
     assert over_epochs.epoch == 2
+
+
+def test_features_of_ones_own_training(data):
+    """Labels with gaps, three epochs: points and numbers as of a run, and no control for what is not there."""
+    features = {epoch: data["features"] * (1.0 + epoch) for epoch in (0, 2, 7)}
+    labels = 3 * data["labels"] + 5
+    explorer = explorers.CollapseExplorer(features, labels=labels, epoch=2)
+    value = float(collapse.cdnv(data["features"][:150], data["labels"][:150]))
+    assert f"Epoch 2 of 7, features: mean CDNV of 5 source classes {value:.3g} (150 samples)" in explorer.text
+    assert same_again(explorer, features=features, labels=labels)
+    assert set((explorer.widget, explorer.controls)[1]) == {"epoch", "turn", "source_classes"}
+    for name, bad in (("layer", "block1"), ("epoch", 1), ("novel_classes", 1), ("source_classes", 9)):
+        setattr(explorer, name, bad)
+        assert explorer.message.startswith(f"{name}="), explorer.message
+    explorer.close()
 
 
 # the picture

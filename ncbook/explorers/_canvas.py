@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ncbook._checks import nearest
+from ncbook.runs import Run
 
 STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.grid": False, "axes.spines.top": False, "axes.spines.right": False,
          "legend.frameon": False, "legend.fontsize": 7, "lines.linewidth": 1.4, "xtick.labelsize": 7,
@@ -155,7 +156,8 @@ class Explorer(traitlets.HasTraits):
                 button = w.Button(description=label, layout=w.Layout(width="auto"))
                 button.on_click(lambda _, method=method: getattr(self, method)())
                 row.append(button)
-            self._image, self._lines = w.Image(format="png"), [w.HTML() for _ in range(3)]
+            self._image = w.Image(format="png", layout=w.Layout(max_width=f"{100 * self.size[0]:.0f}px"))
+            self._lines = [w.HTML() for _ in range(3)]
             self._widget = w.VBox([w.Box(row, layout=w.Layout(flex_flow="row wrap")), self._image, *self._lines])
             self._send("png")
         return self._widget
@@ -318,6 +320,12 @@ class Explorer(traitlets.HasTraits):
     def _refuse_closed(self) -> None:
         if self._figure is None:
             raise ValueError(f"this explorer is closed; {self.call} makes it again")
+
+
+def refuse_labels_with_run(run: object, labels: object) -> None:
+    """Labels belong to features of the caller's own."""
+    if isinstance(run, Run) and labels is not None:
+        raise ValueError("labels with a Run; allowed: None, since a run has its own")
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

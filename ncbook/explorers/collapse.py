@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -14,11 +15,11 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from ncbook import backbones, collapse, plots
-from ncbook._checks import check_choice, check_real, check_whole
+from ncbook._checks import check_choice, check_features, check_real, check_whole
 from ncbook.features import extract, resolve_device
 from ncbook.runs import Run
 
-from ._canvas import Explorer, Panel
+from ._canvas import Explorer, Panel, refuse_labels_with_run
 
 SPLITS = {"source_classes": "source_train", "novel_classes": "novel"}
 _CURVES = [("cdnv", "source_train", plots.COLORS["source_train"]), ("cdnv", "novel", plots.COLORS["novel"]),
@@ -53,18 +54,29 @@ class CollapseExplorer(Explorer):
     middle of its class means: points move, axes do not.
 
     Args:
-        run: a `Run`.
+        run: a `Run`, or features of the caller's own training, {epoch: features [N, D]}, with ``labels``.
+        labels: integers [N]; None with a run.
         epoch: a saved epoch; None: the last.
         layer: a name of `ncbook.backbones.layers`; None or "f(x)": the features f(x).
-        source_classes, novel_classes: how many classes, or a list of their numbers; None: the first five.
+        source_classes, novel_classes: how many classes, or a list of their numbers; None: the first five. Features of
+            the caller's own are all of source classes.
         turn: degrees by which the three-dimensional view is turned; at 0 it is the plane of the first two directions.
 
     Raises:
         TypeError, ValueError: for bad values; of a value that is set later, ``message`` says it.
 
     Example:
-        >>> explorer = CollapseExplorer(ncbook.train(experiment), novel_classes=(0, 3, 5))  # doctest: +SKIP
-        >>> explorer.epoch = 0  # doctest: +SKIP
+        Two classes with means at distance 4, whose variance falls from 1 to 0.01: V = 2 / (2 x 16), then 1 / 100 of it.
+
+        >>> noise, labels = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]), torch.tensor([0, 0, 1, 1])
+        >>> features = {epoch: 4.0 * labels[:, None] + 0.1**epoch * noise for epoch in (0, 1)}
+        >>> explorer = CollapseExplorer(features, labels=labels, epoch=0)
+        >>> explorer.text
+        'Epoch 0 of 1, features: mean CDNV of 2 source classes 0.0625 (4 samples).'
+        >>> explorer.epoch = 1
+        >>> explorer.text
+        'Epoch 1 of 1, features: mean CDNV of 2 source classes 0.000625 (4 samples).'
+        >>> explorer.close()
     """
 
     names = ("epoch", "layer", "source_classes", "novel_classes", "turn")
@@ -73,12 +85,11 @@ class CollapseExplorer(Explorer):
     epoch, layer, turn = traitlets.Any(), traitlets.Any(), traitlets.Any()
     source_classes, novel_classes = traitlets.Any(), traitlets.Any()
 
-    def __init__(self, run, *, epoch=None, layer=None, source_classes=None, novel_classes=None, turn=0):
-        if not isinstance(run, Run):
-            raise TypeError(f"run is of type {type(run).__name__}; allowed: a Run (EpisodeExplorer takes features)")
-        self._run, self._link = run, None
+    def __init__(self, run, *, labels=None, epoch=None, layer=None, source_classes=None, novel_classes=None, turn=0):
+        refuse_labels_with_run(run, labels)
+        self._run, self._link = (run if isinstance(run, Run) else _OwnFeatures(run, labels)), None
         values = dict(epoch=epoch, layer=layer, source_classes=source_classes, novel_classes=novel_classes, turn=turn)
-        super().__init__("run", values)
+        super().__init__("run" if self._run is run else "features, labels=labels", values)
 
     def close(self) -> None:
         """Free the figure, the widgets and what was computed."""
@@ -91,8 +102,9 @@ class CollapseExplorer(Explorer):
         """Class numbers of both splits, checked."""
         chosen = []
         for name, split in SPLITS.items():
-            least, value = 2 if split == "source_train" else 1, getattr(self, name)
-            count = self._remember("classes", split, lambda: int(self._run.features(split)[1].max()) + 1)  # noqa: B023
+            value = getattr(self, name)
+            count = self._remember("classes", split, lambda: _count(self._run.features(split)[1]))  # noqa: B023
+            least = min(count, 1 + (split == "source_train"))
             value = min(5, count) if value is None else value
             if not isinstance(value, list | tuple | range):
                 value = range(check_whole(name, value, least, count))
@@ -141,7 +153,7 @@ class CollapseExplorer(Explorer):
             raise ValueError(f"epoch={epoch!r} was not kept; kept: {', '.join(map(str, epochs))}")
         layer = None if self.layer in (None, "f(x)") else self.layer
         if layer is not None:
-            check_choice("layer", layer, [*backbones.layers(self._run.experiment.backbone), "f(x)"])
+            check_choice("layer", layer, self._layers())
         turn = check_real("turn", self.turn, -360, 360)
         found = self._remember("projected", (layer, chosen), lambda: self._over_epochs(layer, chosen))
         history = self._remember("history", None, lambda: self._run.history)
@@ -150,10 +162,11 @@ class CollapseExplorer(Explorer):
         for name, side in (("source", pairs[:source, :source]), ("new", pairs[source:, source:])):
             if len(side) > 1:
                 sides.append(f"mean CDNV of {len(side)} {name} classes {float(side.nanmean()):.3g}")
-        where = "features f(x)" if layer is None else f"layer {layer}"
-        experiment = self._run.experiment
-        text = (f"Epoch {epoch} of {epochs[-1]}, {where} of {experiment.backbone} trained on {experiment.n_source} "
-                f"classes of {experiment.dataset}: {', '.join(sides)} ({len(found.labels)} samples).")  # fmt: skip
+        where = "features" if layer is None else f"layer {layer}"
+        if isinstance(self._run, Run):
+            e = self._run.experiment
+            where += f"{' f(x)' * (layer is None)} of {e.backbone} trained on {e.n_source} classes of {e.dataset}"
+        text = f"Epoch {epoch} of {epochs[-1]}, {where}: {', '.join(sides)} ({len(found.labels)} samples)."
         return text, [
             Panel(None, _still_points, functools.partial(_draw_points, found, epoch, source, names, turn)),
             Panel((layer, chosen), functools.partial(_still_matrix, found.order, names),
@@ -162,6 +175,10 @@ class CollapseExplorer(Explorer):
             Panel(None, functools.partial(_still_history, history), lambda ax: [
                 ax.axvline(epoch, color="black", linewidth=1)]),
         ]  # fmt: skip
+
+    def _layers(self) -> list[str]:
+        names = backbones.layers(self._run.experiment.backbone) if isinstance(self._run, Run) else []
+        return [*names, "f(x)"]
 
     def _in_control(self, name):
         if name in SPLITS:
@@ -174,17 +191,51 @@ class CollapseExplorer(Explorer):
         epoch = w.SelectionSlider(options=epochs, value=self._in_control("epoch"), description="epoch")
         play = w.Play(value=0, min=0, max=len(epochs) - 1, interval=500, tooltip="play the epochs")
         self._link = w.jslink((play, "value"), (epoch, "index"))  # in the browser: the slider tells the kernel
-        layers = [*backbones.layers(self._run.experiment.backbone), "f(x)"]
         made = {
             "epoch": epoch,
             "play": play,
-            "layer": w.SelectionSlider(options=layers, value=self._in_control("layer"), description="layer"),
+            "layer": w.SelectionSlider(options=self._layers(), value=self._in_control("layer"), description="layer"),
             "turn": w.IntSlider(int(self.turn), -180, 180, step=5, description="turn (°)"),
         }
         for name, split in SPLITS.items():
-            count, least, most = self._in_control(name), 1 + (split == "source_train"), self._cache["classes"][split]
-            made[name] = w.IntSlider(count, least, min(most, 64), description=name.replace("_", " "))
+            most = self._cache["classes"][split]
+            ends = min(most, 1 + (split == "source_train")), min(most, 64)
+            made[name] = w.IntSlider(self._in_control(name), *ends, description=name.replace("_", " "))
+        if not isinstance(self._run, Run):  # of the caller's own features there is one layer, and no new class
+            made = {name: control for name, control in made.items() if name not in ("layer", "novel_classes")}
         return made
+
+
+class _OwnFeatures:
+    """Features of the caller's own training, with what the explorer asks of a `Run`."""
+
+    def __init__(self, features: Mapping[int, Tensor], labels: Tensor | None):
+        if not (isinstance(features, Mapping) and features):
+            came = "an empty mapping" if isinstance(features, Mapping) else f"of type {type(features).__name__}"
+            raise TypeError(f"run is {came}; allowed: a Run, or {{epoch: features [N, D]}} with labels=")
+        for epoch, values in features.items():
+            check_whole("epoch", epoch, 0)
+            check_features(values, labels)
+        self._features = {int(epoch): values.detach().cpu() for epoch, values in sorted(features.items())}
+        self._labels = labels.unique(return_inverse=True)[1].cpu()  # as of a run: 0 ... C - 1
+        self.saved_epochs = [*self._features]
+
+    def features(self, split: str, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        kept = slice(None) if split == "source_train" else slice(0)
+        return self._features[self.saved_epochs[-1] if epoch is None else epoch][kept], self._labels[kept]
+
+    @property
+    def history(self) -> pd.DataFrame:
+        rows = [
+            (epoch, "source_train", metric, float(getattr(collapse, metric)(values, self._labels)))
+            for epoch, values in self._features.items()
+            for metric in ("cdnv", "nc1", "nc2")
+        ]
+        return pd.DataFrame(rows, columns=["epoch", "split", "metric", "value"])
+
+
+def _count(labels: Tensor) -> int:
+    return int(labels.max()) + 1 if len(labels) else 0
 
 
 def _seen(points: Tensor, turn: float) -> np.ndarray:
@@ -245,8 +296,9 @@ def _still_history(history: pd.DataFrame, ax):
     for (metric, split, color), marker in zip(_CURVES, "o^sDvP", strict=True):
         rows = history[(history["metric"] == metric) & (history["split"] == split)]
         label = plots.METRICS[metric].split(" ")[0] + (", new classes" if split == "novel" else "")
-        ax.plot(rows["epoch"], rows["value"], color=color, marker=marker, markersize=3, label=label)
-    ax.set(yscale="log", xlabel="epoch", title="f(x), all classes; line: this epoch")
+        if len(rows):
+            ax.plot(rows["epoch"], rows["value"], color=color, marker=marker, markersize=3, label=label)
+    ax.set(yscale="log", xlabel="epoch", title="all classes; line: this epoch")
     low, high = ax.get_ylim()
     ax.set_ylim(low * (low / high) ** 0.3, high)  # room for the legend
     plots.plain_log_ticks(ax.yaxis)

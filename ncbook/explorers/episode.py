@@ -18,7 +18,7 @@ from ncbook._checks import check_choice, check_whole
 from ncbook.catalog import SPLITS
 from ncbook.runs import Run
 
-from ._canvas import Explorer, Panel
+from ._canvas import Explorer, Panel, refuse_labels_with_run
 
 EPISODES, BLOCK = 10_000, 1_024  # of the distribution, and those drawn at a time
 WRONG = "#D55E00"
@@ -65,6 +65,7 @@ class EpisodeExplorer(Explorer):
 
     def __init__(self, run_or_features, labels=None, *, images=None, split="novel", way=5, shot=5, query=15,
                  head="ncc", seed=0, episode=0, epoch=None):  # fmt: skip
+        refuse_labels_with_run(run_or_features, labels)
         self._run = run_or_features if isinstance(run_or_features, Run) else None
         if images is not None and not (isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4):
             raise TypeError(f"images is {type(images).__name__}; allowed: a uint8 tensor [N, C, H, W], or None")
