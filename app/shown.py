@@ -1,0 +1,15 @@
+"""The run that the page of explorers shows. ``python app/shown.py`` trains it once; from then on it is found on disk."""
+
+import ncbook
+from ncbook import explorers
+
+
+def run() -> ncbook.runs.Run:
+    """The default network on strokes, with its state at 16 moments of training."""
+    return ncbook.train(ncbook.Experiment(measurements=16))
+
+
+if __name__ == "__main__":
+    shown = run()
+    for make in (explorers.EpisodeExplorer, explorers.CollapseExplorer):  # leaves features beside the run
+        make(shown).close()
