@@ -45,12 +45,14 @@ run: env  ## The main job: notebooks 01 to 04 with their defaults, results in ou
 # A process per core with one thread each: two processes that share their cores wait for each other's threads.
 PARALLEL := --numprocesses auto --maxprocesses 8
 
-# A fresh run folder for each call, shared by its notebooks: a stale run must not make a test pass. The fuzzer's seed is
-# the commit: every commit tries inputs of its own, and the same ones when it is tested again.
+# A fresh run folder for each call, shared by its notebooks: a stale run must not make a test pass. Browser tests run on
+# their own: a server, a kernel and a browser keep two cores busy. The fuzzer's seed is the commit: every commit tries
+# inputs of its own, and the same ones when it is tested again.
 .PHONY: test
 test: env  ## All tests, some minutes of fuzzing, then all notebooks against their committed outputs.
 	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs" OMP_NUM_THREADS=1; set -e; \
-	$(BIN)/pytest $(PARALLEL) --ignore tests/fuzz; \
+	$(BIN)/pytest $(PARALLEL) --ignore tests/fuzz --ignore tests/browser; \
+	$(BIN)/pytest tests/browser; \
 	$(BIN)/pytest $(PARALLEL) --timeout 1800 --hypothesis-seed=$$((16#$$(git rev-parse --short=8 HEAD 2> /dev/null || echo 0))) tests/fuzz; \
 	$(BIN)/pytest $(PARALLEL) --dist loadscope --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg --timeout 900 --durations 8
@@ -84,6 +86,15 @@ bench: env  ## Compare with the peers: benchmarks/results/*.md.
 lab: env  ## Open the notebooks in JupyterLab; FLAGS="--no-browser --port 8889" goes to it.
 	@$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS)
+
+# The page's kernel is started, and its cells are run, before somebody asks for it; the next one when it was taken. A
+# kernel that is heated so does not learn from voila that it is voila's: SERVER_SOFTWARE tells it.
+.PHONY: app
+app: env  ## Explorers on a page of voila; FLAGS="--no-browser --port 8889" goes to it.
+	@echo "Looking for the network that the page shows; the first time it is trained, a minute or two ..."
+	@$(BIN)/python app/shown.py
+	@JUPYTER_PATH="$(CURDIR)/app" SERVER_SOFTWARE=voila $(BIN)/voila app/explorers.ipynb \
+		--template=ncbook --preheat_kernel=True --pool_size=1 --show_tracebacks=True --Voila.ip=127.0.0.1 $(FLAGS)
 
 .PHONY: lint
 lint: env  ## ruff on code and notebooks, codespell on every text.
