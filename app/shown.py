@@ -1,4 +1,4 @@
-"""The run that the page of explorers shows. ``python app/shown.py`` trains it once; from then on it is found on disk."""
+"""The run that the page of explorers shows: ``python app/shown.py`` trains it once, then it is found on disk."""
 
 import ncbook
 from ncbook import explorers

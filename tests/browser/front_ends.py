@@ -6,6 +6,7 @@ Everything lies in a folder of its own: no settings, workspaces or runs of the u
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -150,10 +151,24 @@ def open_page(browser, address: str):
 
 
 def run_all(page) -> None:
-    """Run every cell of the notebook that JupyterLab shows."""
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-    page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
-    page.locator(".lm-Menu-itemLabel").get_by_text("Run All Cells", exact=True).click()
+    """Run every cell of the notebook that JupyterLab shows.
+
+    JupyterLab calls a kernel idle a moment before it listens; what is run in that moment is forgotten, and prompts are
+    empty again. So it is asked until a prompt has its number.
+    """
+    from playwright.sync_api import TimeoutError
+
+    prompt = page.locator(".jp-CodeCell .jp-InputPrompt").first
+    for _ in range(5):
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
+        page.locator(".lm-Menu-itemLabel").get_by_text("Run All Cells", exact=True).click()
+        with contextlib.suppress(TimeoutError):  # asked in that moment, it may never show that it is busy
+            page.wait_for_function("e => /[*0-9]/.test(e.textContent)", arg=prompt.element_handle(), timeout=3000)
+        page.wait_for_function("e => !e.textContent.includes('*')", arg=prompt.element_handle())
+        if re.search(r"\d", prompt.inner_text()):
+            return
+    raise RuntimeError("the kernel ran nothing")
 
 
 def wait_for_pictures(page, count: int) -> None:
