@@ -1,7 +1,6 @@
 """The run that the page of explorers shows: ``python app/shown.py`` trains it once, then it is found on disk."""
 
 import ncbook
-from ncbook import explorers
 
 
 def run() -> ncbook.runs.Run:
@@ -11,5 +10,6 @@ def run() -> ncbook.runs.Run:
 
 if __name__ == "__main__":
     shown = run()
-    for make in (explorers.EpisodeExplorer, explorers.CollapseExplorer):  # leaves features beside the run
-        make(shown).close()
+    if not any(shown.directory.glob("features-*")):  # computed once, kept beside the run
+        ncbook.explorers.CollapseExplorer(shown).close()
+        ncbook.explorers.EpisodeExplorer(shown).close()

@@ -80,7 +80,7 @@ def test_version_is_said_once(project):
 
 def test_make_lists_its_targets(root):
     listed = subprocess.run(["make"], cwd=root, capture_output=True, text=True, check=True).stdout
-    for target in ("run", "test", "env", "lab", "lint", "notebooks", "figures", "bench"):
+    for target in ("run", "test", "env", "lab", "lint", "notebooks", "figures", "bench", "app"):
         assert f"make {target} " in listed
 
 
@@ -105,6 +105,12 @@ def test_lab_is_rooted_here_and_takes_flags(root, tmp_path):
         shown = make(root, "-n", "lab", "FLAGS=--no-browser --port 8889", env={"PATH": path}, check=True).stdout
         assert f'root_dir="{root}"' in shown and "--no-browser --port 8889" in shown
         assert ("--allow-root" in shown) == allowed
+
+
+def test_app_trains_before_it_serves_and_takes_flags(root):
+    shown = make(root, "-n", "app", "FLAGS=--no-browser --port 8889", check=True).stdout
+    trained, served = shown.index("app/shown.py"), shown.index("voila app/explorers.ipynb")
+    assert trained < served < shown.index("--no-browser --port 8889")
 
 
 def test_only_the_warning_about_tcp_is_left_out(root):
