@@ -213,12 +213,11 @@ def test_a_widget_where_somebody_can(explorer, live):
     [
         ({}, False),
         ({"JPY_SESSION_NAME": "a.ipynb"}, True),
-        ({"SERVER_SOFTWARE": "voila/0.5.12"}, True),
-        ({"SERVER_SOFTWARE": "gunicorn/20"}, False),
+        ({"VOILA_BASE_URL": "/"}, True),
     ],
 )
 def test_where_somebody_can_click(environment, expected, monkeypatch):
-    for name in ("JPY_SESSION_NAME", "SERVER_SOFTWARE"):
+    for name in ("JPY_SESSION_NAME", "VOILA_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -356,6 +355,15 @@ def test_one_feature_per_sample_and_twenty_ways():
     labels = torch.arange(20).repeat_interleave(4)
     explorer = explorers.EpisodeExplorer(labels[:, None] + torch.rand(80, 1), labels, way=20, shot=2, query=2)
     assert "20-way" in explorer.text
+    explorer.close()
+
+
+def test_sliders_end_where_the_samples_end(data):
+    explorer = explorers.EpisodeExplorer(data["features"], data["labels"])  # 8 classes of 30 samples
+    controls = (explorer.widget, explorer.controls)[1]
+    assert [controls[name].max for name in ("way", "shot", "query")] == [8, 15, 25]
+    controls["shot"].value = 12
+    assert controls["query"].max == 18 and explorer.message == ""
     explorer.close()
 
 

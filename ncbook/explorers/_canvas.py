@@ -37,7 +37,7 @@ GATHER, REST = 0.005, 0.3  # seconds: for messages that are already here, and un
 
 def is_live() -> bool:
     """Whether somebody can click here: a kernel of JupyterLab or voila; not of papermill, nbval or nbconvert."""
-    return "JPY_SESSION_NAME" in os.environ or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return "JPY_SESSION_NAME" in os.environ or "VOILA_BASE_URL" in os.environ
 
 
 class Panel(NamedTuple):
@@ -179,6 +179,10 @@ class Explorer(traitlets.HasTraits):
         """A value as its control shows it; None: as it is."""
         return getattr(self, name)
 
+    def _largest(self) -> dict[str, int]:
+        """Ends of the sliders that depend on other values."""
+        return {}
+
     def _slow(self) -> tuple[str, Hashable, Callable[[], Any]] | None:
         return None
 
@@ -228,7 +232,7 @@ class Explorer(traitlets.HasTraits):
                 value = self._in_control(name)
                 if value is not None and name not in self._waiting:
                     if getattr(control, "max", None) is not None:
-                        control.max = max(control.max, value)
+                        control.max = max(self._largest().get(name, control.max), value)
                     control.value = value
         ways = ("span role='status'", self.text), ("b role='alert'", self.message), ("code", self.call)
         for line, (tag, words) in zip(self._lines, ways, strict=True):

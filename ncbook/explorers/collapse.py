@@ -189,7 +189,7 @@ class CollapseExplorer(Explorer):
     def _controls(self, w):
         epochs = self._run.saved_epochs
         epoch = w.SelectionSlider(options=epochs, value=self._in_control("epoch"), description="epoch")
-        play = w.Play(value=0, min=0, max=len(epochs) - 1, interval=500, tooltip="play the epochs")
+        play = w.Play(value=epoch.index, min=0, max=len(epochs) - 1, interval=500, tooltip="play the epochs")
         self._link = w.jslink((play, "value"), (epoch, "index"))  # in the browser: the slider tells the kernel
         made = {
             "epoch": epoch,

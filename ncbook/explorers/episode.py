@@ -199,8 +199,13 @@ class EpisodeExplorer(Explorer):
         return text + (f" All: {result.accuracy:.3f} ± {result.ci95:.3f} (95 %); {100 * easier:.0f} % are easier. Most "
                        f"often confused: classes {first} and {second}.")  # fmt: skip
 
+    def _largest(self):
+        sizes = self._remember("source", self._key()[:2], self._source, keep=2)[1].unique(return_counts=True)[1]
+        samples = int(sizes.min())  # of the smallest class
+        return {"way": min(20, len(sizes)), "shot": samples - self.query, "query": samples - self.shot}
+
     def _controls(self, w):
-        ends = {"way": (2, 20), "shot": (1, 30), "query": (1, 50)}
+        ends = {name: (1 + (name == "way"), end) for name, end in self._largest().items()}
         made = {name: w.IntSlider(getattr(self, name), *end, description=name) for name, end in ends.items()}
         made["head"] = w.Dropdown(options=fewshot.HEADS, value=self.head, description="head")
         made["episode"] = w.BoundedIntText(self.episode, 0, EPISODES - 1, description="episode")

@@ -35,13 +35,21 @@ class ByKeyboard:
         with explorer.new_picture("Episode 0 of"):
             explorer.button("previous").click()
 
+    def test_a_play_button_walks_through_the_epochs_from_the_first(self, page):
+        explorer = front_ends.Shown(page, COLLAPSE)
+        assert "Epoch 4 of 4" in explorer.text
+        with explorer.new_picture("Epoch 0 of 4"):
+            explorer.box.locator(".widget-play button").first.click()
+        with explorer.new_picture("Epoch 4 of 4"):
+            pass
+
     def test_a_refused_value_is_a_sentence_beside_the_same_picture(self, page):
-        explorer = front_ends.Shown(page, EPISODE)
+        explorer = front_ends.Shown(page, BOUND)
         explorer.wait_until_at_rest()
         picture, text = explorer.source, explorer.text
         explorer.handle("way").focus()
-        page.keyboard.press("End")  # 20 of 8 classes
-        explorer.box.get_by_text(re.compile(r"way=20\b")).wait_for()
+        page.keyboard.press("End")  # 10 classes at equal distances need 9 dimensions
+        explorer.box.get_by_text(re.compile(r"dim=4; allowed: .* at least 9")).wait_for()
         explorer.wait_until_at_rest()
         assert explorer.source == picture and explorer.text.splitlines()[0] == text.splitlines()[0]
 
