@@ -32,6 +32,7 @@ STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.grid": False, "axes.spines.t
          "legend.frameon": False, "legend.fontsize": 7, "lines.linewidth": 1.4, "xtick.labelsize": 7,
          "ytick.labelsize": 7}  # fmt: skip
 FORMATS = {"jpeg": {"quality": 88, "subsampling": 0}, "png": {"compress_level": 1}}
+FOOT = 0.1  # of the height, where the caption stands
 GATHER, REST = 0.005, 0.3  # seconds: for messages that are already here, and until a control counts as at rest
 
 
@@ -149,16 +150,16 @@ class Explorer(traitlets.HasTraits):
             made = self._controls(w)
             self.controls = {name: made[name] for name in self.names if name in made}
             for name, control in self.controls.items():
-                control.tooltip = name.replace("_", " ")
+                control.tooltip, control.style = name.replace("_", " "), {"description_width": "initial"}
                 control.observe(lambda change, name=name: self._held or self._ask(name, change["new"]), "value")
             row = list(made.values())
             for label, method in self.buttons.items():
                 button = w.Button(description=label, layout=w.Layout(width="auto"))
                 button.on_click(lambda _, method=method: getattr(self, method)())
                 row.append(button)
-            self._image = w.Image(format="png", layout=w.Layout(max_width=f"{100 * self.size[0]:.0f}px"))
-            self._lines = [w.HTML() for _ in range(3)]
-            self._widget = w.VBox([w.Box(row, layout=w.Layout(flex_flow="row wrap")), self._image, *self._lines])
+            self._image, self._lines = w.Image(format="png"), [w.HTML() for _ in range(3)]
+            parts = [w.Box(row, layout=w.Layout(flex_flow="row wrap")), self._image, *self._lines]
+            self._widget = w.VBox(parts, layout=w.Layout(max_width=f"{100 * self.size[0]:.0f}px"))
             self._send("png")
         return self._widget
 
@@ -248,6 +249,8 @@ class Explorer(traitlets.HasTraits):
         self._caption.set_visible(caption)  # beside the controls it is a line of text
         self._figure.draw_artist(self._caption)
         pixels, buffer = np.asarray(self._canvas.buffer_rgba()), io.BytesIO()
+        if not caption:
+            pixels = pixels[: int((1 - FOOT) * len(pixels))]
         Image.fromarray(pixels).convert("RGB").save(buffer, form, **FORMATS[form])
         return buffer.getvalue()
 

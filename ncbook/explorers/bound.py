@@ -251,7 +251,7 @@ class BoundExplorer(Explorer):
 
     def _controls(self, w):
         kind = w.Dropdown(options=[*DISTRIBUTIONS], value=self.distribution, description="distribution")
-        level = w.FloatLogSlider(self.cdnv, min=-3, max=1, step=0.05, description="CDNV V", readout_format=".2g")
+        level = w.FloatLogSlider(self.cdnv, min=-3, max=1, step=0.05, description="CDNV", readout_format=".2g")
         ends = {"shot": (1, 200), "way": (2, MOST_WAYS), "dim": (1, 512)}
         whole = {name: w.IntSlider(getattr(self, name), *end, description=name) for name, end in ends.items()}
         return {"distribution": kind, "cdnv": level, **whole}
