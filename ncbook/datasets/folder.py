@@ -10,7 +10,6 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import torch
 
@@ -92,7 +91,7 @@ def build(
     held_out_folder = held_out if isinstance(held_out, str) else None
     # At most 8 threads: each holds an image of up to Pillow's limit of pixels.
     with _sources.opened(source, SUFFIXES) as readers, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        paths = _classes(source, list(readers), held_out_folder).paths
+        paths, *_ = _classes(source, list(readers), held_out_folder)
         images = _pixels.empty((len(paths), channels, image_size, image_size))
         rows = images.numpy()
 
@@ -112,23 +111,20 @@ def build(
         warnings.warn(text + "; they are left out", stacklevel=2)
         whole = [i for i, message in enumerate(failures) if message is None]
         images, paths = _pixels.keep(images, torch.tensor(whole)), [paths[i] for i in whole]
-    classes = _classes(source, paths, held_out_folder)
-    labels = torch.tensor(classes.labels)
-    is_held_out = torch.tensor(classes.held_out) if held_out_folder is not None else _last_per_class(labels, held_out)
-    return ImageClasses(name=name, images=images, labels=labels, class_names=classes.class_names, held_out=is_held_out)
+    _, labels, in_folder, class_names = _classes(source, paths, held_out_folder)
+    is_held_out = in_folder if held_out_folder is not None else _last_per_class(labels, held_out)
+    return ImageClasses(name=name, images=images, labels=labels, class_names=class_names, held_out=is_held_out)
 
 
-class _Classes(NamedTuple):
-    """Images sorted by class: those that are not held out first, then by name."""
+def _classes(
+    source: Path, paths: list[str], held_out_folder: str | None
+) -> tuple[list[str], torch.Tensor, torch.Tensor, list[str]]:
+    """Sort paths by class, those in ``held_out_folder`` last, then by name.
 
-    paths: list[str]
-    labels: list[int]
-    held_out: list[bool]
-    class_names: list[str]
-
-
-def _classes(source: Path, paths: list[str], held_out_folder: str | None) -> _Classes:
-    """Sort paths into classes; with ``held_out_folder`` they are ``top folder/class/file``."""
+    Returns:
+        Paths, labels int64 [N], which are in ``held_out_folder`` bool [N], where paths are then ``top
+        folder/class/file``, and the names of the classes.
+    """
     parts = [PurePosixPath(path).parts for path in paths]
     common = len(os.path.commonprefix([p[:-1] for p in parts])) if parts else 0  # one folder around everything
     if parts and any(len(p) - 1 == common for p in parts):
@@ -141,12 +137,8 @@ def _classes(source: Path, paths: list[str], held_out_folder: str | None) -> _Cl
     if len(class_names) < 2:
         raise ValueError(f"{source} holds {len(class_names)} class folders of images; allowed: at least 2")
     index = {class_name: i for i, class_name in enumerate(class_names)}
-    return _Classes(
-        paths=[path for _, _, path in rows],
-        labels=[index[class_name] for class_name, _, _ in rows],
-        held_out=[is_held_out for _, is_held_out, _ in rows],
-        class_names=class_names,
-    )
+    names, in_folder, paths = zip(*rows, strict=True)
+    return list(paths), torch.tensor([index[name] for name in names]), torch.tensor(in_folder), class_names
 
 
 def _last_per_class(labels: torch.Tensor, fraction: float) -> torch.Tensor:
