@@ -24,6 +24,8 @@ A file imports only from files above it: `moments`, `sample`, then `pairs`, `cov
 beside each other, `overview`; and for batches `batches`, `second_pass`, `accumulator`.
 """
 
+import importlib
+
 from .covariance import nc1, separation_fuzziness, trace_ratio, variability_collapse_index
 from .decisions import class_mean_mismatch, nc4
 from .geometry import NC2_VARIANTS, nc2, nc2_of_equal_cosines, nc3
@@ -41,12 +43,7 @@ __dir__ = __all__.copy
 
 def __getattr__(name: str):
     # torchmetrics takes seconds to import: only those who ask for the accumulator wait for it.
-    if name == "CollapseMetrics":
-        from .accumulator import CollapseMetrics
-
-        return CollapseMetrics
-    if name == "SecondPass":
-        from .second_pass import SecondPass
-
-        return SecondPass
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in ("CollapseMetrics", "SecondPass"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(".accumulator" if name == "CollapseMetrics" else ".second_pass", __name__)
+    return getattr(module, name)
