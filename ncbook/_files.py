@@ -70,6 +70,15 @@ def make_folder(path: Path) -> None:
         raise storage_error(error, path) from error
 
 
+def in_figures(name: str) -> Path | None:
+    """A file in the folder NCBOOK_FIGURES, whose own folder is made; None where that is not set."""
+    if not (folder := os.environ.get("NCBOOK_FIGURES")):
+        return None
+    path = Path(folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def write_csv(path: Path, frame) -> None:
     """Write a pandas frame as CSV in one step; floats keep all their digits."""
     replace(path, lambda temporary: frame.to_csv(temporary, index=False))

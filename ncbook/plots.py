@@ -6,9 +6,7 @@ values span decades; theoretical values dashed. Notebooks call `use_style` once.
 
 import itertools
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncbook import progress
+from ncbook._files import in_figures
 
 __all__ = [
     "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "MARKERS", "METRICS", "NAMES", "SHOTS",
@@ -215,8 +214,7 @@ def dots(cells: pd.DataFrame, *, ax: Axes, dataset: str, networks: pd.DataFrame 
                             alpha=1 if size == 4 else 0.4)  # fmt: skip
         ax.plot([], [], marker, color=color, label=f"{shot}-shot")
     ax.set_yticks(range(len(methods)), methods, fontsize=7)
-    ax.set_ylim(-0.7, len(methods) - 0.3)
-    ax.set_xlabel("5-way accuracy (fraction)")
+    ax.set(ylim=(-0.7, len(methods) - 0.3), xlabel="5-way accuracy (fraction)")
     ax.set_title(f"{DATA.get(dataset, dataset)}\n{note}".strip(), fontsize=9)
     return ax
 
@@ -353,11 +351,9 @@ def errors_and_bounds(pairs: pd.DataFrame, bounds: dict[str, str], *, ax: Axes, 
             some = pairs.sample(min(sample, len(pairs)), random_state=0)
             label = f"{bounds[column]} ({len(some)} of {len(pairs):,} pairs)"
             ax.plot(some["cdnv"], some[column], "+", color=shade, markersize=4, markeredgewidth=0.8, label=label)
-    ax.set_xlim(left * (left / right) ** 0.45 * 0.9, right * 1.1)
-    ax.set_ylim(floor * 0.8, 3)
+    ax.set(xlim=(left * (left / right) ** 0.45 * 0.9, right * 1.1), ylim=(floor * 0.8, 3))
+    ax.set(xlabel="CDNV of the pair", ylabel="two-class error (fraction)")
     plain_log_ticks(ax.xaxis)
-    ax.set_xlabel("CDNV of the pair")
-    ax.set_ylabel("two-class error (fraction)")
     return ax
 
 
@@ -383,11 +379,8 @@ def worst_errors(frontier: pd.DataFrame, *, ax: Axes) -> Axes:
     for name in columns:
         ax.plot([], [], styles[name], color="0.3", label=names[name])
     ax.axhline(1, color="0.3", linewidth=0.5)
-    ax.set_xscale("log")
-    ax.set_ylim(0, None)
+    ax.set(xscale="log", ylim=(0, None), xlabel="CDNV V", ylabel="two-class error / (4V / (1 + 4V))")
     plain_log_ticks(ax.xaxis)
-    ax.set_xlabel("CDNV V")
-    ax.set_ylabel("two-class error / (4V / (1 + 4V))")
     return ax
 
 
@@ -403,13 +396,10 @@ def tightness(table: pd.DataFrame, names: dict[str, str], *, ax: Axes) -> Axes:
         line = table[table["bound"] == bound].sort_values("shot")
         ax.plot(line["shot"], line["ratio"], marker=marker, color=BOUND_COLORS.get(bound, "0.3"), label=label)
     ax.axhline(1, color="0.3", linestyle="--", linewidth=1)
-    ax.set_xscale("log")
+    ax.set(xscale="log", ylim=(0, 1.05), xlabel="shots n", ylabel="largest error / bound found")
     shots = sorted(table["shot"].unique())
     ax.set_xticks(shots, [str(n) for n in shots])
     ax.minorticks_off()
-    ax.set_ylim(0, 1.05)
-    ax.set_xlabel("shots n")
-    ax.set_ylabel("largest error / bound found")
     return ax
 
 
@@ -449,11 +439,8 @@ def save(fig: Figure, name: str, numbers: pd.DataFrame | None = None) -> None:
 
     Where that variable is not set nothing is written: `make figures` sets it.
     """
-    folder = os.environ.get("NCBOOK_FIGURES")
-    if not folder:
+    if (path := in_figures(name)) is None:
         return
-    path = Path(folder) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path.with_suffix(".png"), metadata={"Software": None})
     fig.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
     if numbers is not None:
@@ -462,11 +449,8 @@ def save(fig: Figure, name: str, numbers: pd.DataFrame | None = None) -> None:
 
 def save_table(frame: pd.DataFrame, name: str) -> None:
     """Write a table as Markdown, LaTeX and CSV into the folder NCBOOK_FIGURES; nothing where that is not set."""
-    folder = os.environ.get("NCBOOK_FIGURES")
-    if not folder:
+    if (path := in_figures(name)) is None:
         return
-    path = Path(folder) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     frame.replace(r"\|", r"\\|", regex=True).to_markdown(path.with_suffix(".md"))  # or a bar in a text ends its cell
     frame.to_latex(path.with_suffix(".tex"), escape=True)
     frame.to_csv(path.with_suffix(".csv"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ncbook._files import in_figures
 from ncbook.claims._registry import CLAIMS
 
 FOLDER = "verdicts"
@@ -20,12 +21,8 @@ def record(verdicts: pd.DataFrame, notebook: str, data: str) -> None:
         notebook: its number, such as "03".
         data: what it was run on, such as "omniglot".
     """
-    folder = os.environ.get("NCBOOK_FIGURES")
-    if not folder:
-        return
-    path = Path(folder) / FOLDER / f"{notebook}_{data}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    verdicts.assign(notebook=notebook, data=data)[COLUMNS].to_csv(path, index=False, float_format="%.4g")
+    if path := in_figures(f"{FOLDER}/{notebook}_{data}.csv"):
+        verdicts.assign(notebook=notebook, data=data)[COLUMNS].to_csv(path, index=False, float_format="%.4g")
 
 
 def ledger(folder: str | os.PathLike) -> pd.DataFrame:
@@ -56,11 +53,7 @@ def ledger(folder: str | os.PathLike) -> pd.DataFrame:
         for name, claim in CLAIMS.items()
         if name not in set(judged["claim"])
     ]
-    return (
-        pd.concat([judged, pd.DataFrame(rest, columns=COLUMNS)], ignore_index=True)
-        if rest
-        else judged.reset_index(drop=True)
-    )
+    return pd.concat([judged, *([pd.DataFrame(rest, columns=COLUMNS)] if rest else [])], ignore_index=True)
 
 
 def described(name: str) -> dict[str, str]:
