@@ -13,17 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ncbook import backbones, catalog, datasets, objectives
+from ncbook import _files, backbones, catalog, datasets, objectives
 from ncbook._checks import check_choice, check_whole
-from ncbook._files import (
-    DamagedFileError,
-    read_about,
-    read_json,
-    read_tensors,
-    tensors_checksum,
-    write_csv,
-    write_tensors,
-)
+from ncbook._files import DamagedFileError
 from ncbook.datasets import ClassSplit, ImageClasses
 from ncbook.experiment import SCHEMA, Experiment
 from ncbook.features import extract, resolve_device
@@ -70,7 +62,7 @@ class Run:
         path = self.directory / layout.CONFIG
         if not path.is_file():
             raise FileNotFoundError(f"no run in {self.directory}: config.json is missing")
-        self.config: dict = read_json(path)
+        self.config: dict = _files.read_json(path)
         if self.config.get("schema") != SCHEMA:
             version = self.config.get("environment", {}).get("versions", {}).get("ncbook", "unknown")
             raise ValueError(
@@ -110,7 +102,7 @@ class Run:
         if self.finished and not (path.is_file() and path.read_bytes() == frame.to_csv(index=False).encode()):
             warnings.warn(f"{path} is not what was measured, and is replaced", stacklevel=2)
             with contextlib.suppress(OSError):  # a folder that is read-only: the numbers returned are right
-                write_csv(path, frame)
+                _files.write_csv(path, frame)
         return frame
 
     def verify(self) -> None:
@@ -119,11 +111,11 @@ class Run:
         Raises:
             DamagedFileError: naming the file.
         """
-        read_json(self.directory / layout.FINISHED)
+        _files.read_json(self.directory / layout.FINISHED)
         self._refuse_incomplete()
         for epoch in self.saved_epochs:
             self.measured(epoch)
-            read_tensors(layout.weights_path(self.directory, epoch))
+            _files.read_tensors(layout.weights_path(self.directory, epoch))
 
     def measured(self, epoch: int) -> dict:
         """What an epoch's file says of it: epoch, step, and the rows (split, metric, value) that were measured.
@@ -132,7 +124,7 @@ class Run:
             DamagedFileError: the file is damaged, or belongs to another run or epoch.
         """
         path = layout.weights_path(self.directory, epoch)
-        about = read_about(path)
+        about = _files.read_about(path)
         if (about.get("run"), about.get("epoch")) != (self.identity, epoch) or "measured" not in about:  # a checkpoint
             raise DamagedFileError(f"{path} belongs to another run or epoch ({about.get('run')}, {about.get('epoch')})")
         return about
@@ -187,7 +179,7 @@ class Run:
 
     def _weights(self, epoch: int | None, part: str) -> dict[str, Tensor]:
         prefix = part + "."
-        tensors = read_tensors(layout.weights_path(self.directory, self._saved_epoch(epoch)))
+        tensors = _files.read_tensors(layout.weights_path(self.directory, self._saved_epoch(epoch)))
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     def model(self, epoch: int | None = None) -> nn.Module:
@@ -237,7 +229,7 @@ class Run:
         if layer is not None:
             check_choice("layer", layer, backbones.layers(self.experiment.backbone))
         epoch = self._saved_epoch(epoch)
-        about = {"weights": tensors_checksum(layout.weights_path(self.directory, epoch)), "split": split}
+        about = {"weights": _files.tensors_checksum(layout.weights_path(self.directory, epoch)), "split": split}
         path = layout.features_path(self.directory, split, epoch)
         if layer is None and (stored := _read_features(path, about)):
             return stored
@@ -245,7 +237,7 @@ class Run:
         features = extract(self.model(epoch).to(resolve_device(self.device)), part.images, layer=layer).cpu()
         if layer is None and features.nbytes <= FEATURES_ON_DISK:
             with contextlib.suppress(OSError):  # a folder that cannot be written to: computed again next time
-                write_tensors(path, {"features": features, "labels": part.labels}, **about)
+                _files.write_tensors(path, {"features": features, "labels": part.labels}, **about)
         return features, part.labels
 
     @torch.no_grad()
@@ -257,9 +249,9 @@ class Run:
 def _read_features(path: Path, about: dict) -> tuple[Tensor, Tensor] | None:
     """Features and labels kept in a file; None if it is not there, damaged, or of other weights or another split."""
     try:
-        if read_about(path) != about:
+        if _files.read_about(path) != about:
             return None
-        tensors = read_tensors(path)
+        tensors = _files.read_tensors(path)
         return tensors["features"], tensors["labels"]
     except (FileNotFoundError, DamagedFileError):
         return None

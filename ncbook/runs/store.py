@@ -17,17 +17,8 @@ import torch
 from torch import Tensor
 
 import ncbook
-from ncbook._files import (
-    DamagedFileError,
-    make_folder,
-    read_about,
-    read_tensors,
-    replace,
-    storage_error,
-    write_csv,
-    write_json,
-    write_tensors,
-)
+from ncbook import _files
+from ncbook._files import DamagedFileError
 from ncbook.datasets import ImageClasses
 from ncbook.runs import layout
 from ncbook.runs.run import Run, history_of
@@ -68,9 +59,9 @@ class Store:
 
         A damaged run is renamed, with a warning, and there is none. Half-written files are deleted.
         """
-        make_folder(self.directory.parent)
+        _files.make_folder(self.directory.parent)
         _mark(self.directory.parent)
-        make_folder(self.directory)
+        _files.make_folder(self.directory)
         for path in layout.half_written(self.directory):
             path.unlink()
         if not layout.own_entries(self.directory):
@@ -80,7 +71,7 @@ class Store:
             run = Run(self.directory)
             _refuse_other_run(run)
             for epoch in run.saved_epochs:
-                read_tensors(layout.weights_path(self.directory, epoch))
+                _files.read_tensors(layout.weights_path(self.directory, epoch))
                 self.measured[epoch] = run.measured(epoch)
             self._identity, self._config = run.identity, run.config
         except (OSError, ValueError) as error:
@@ -89,7 +80,7 @@ class Store:
                 f"{error}; the run is trained again from the beginning, the old folder is now {damaged.name}",
                 stacklevel=5,
             )
-            make_folder(self.directory)
+            _files.make_folder(self.directory)
             self.measured = {}
             return None
         (self.directory / layout.FINISHED).unlink(missing_ok=True)  # something of it is missing: it goes on
@@ -99,18 +90,18 @@ class Store:
     def begin(self, config: dict) -> None:
         """Write the config of a new run."""
         self._identity, self._config = layout.identity(config), config
-        write_json(self.directory / layout.CONFIG, config)
+        _files.write_json(self.directory / layout.CONFIG, config)
 
     def save_measurement(
         self, epoch: int, step: int, rows: list[tuple[str, str, float]], weights: dict[str, Tensor], **seconds: float
     ) -> None:
         """Write what was measured after an epoch, (split, metric, value), with the weights it belongs to."""
         about = {"run": self._identity, "epoch": epoch, "step": step, "measured": rows}
-        write_tensors(layout.weights_path(self.directory, epoch), weights, **about)  # one file: never apart
+        _files.write_tensors(layout.weights_path(self.directory, epoch), weights, **about)  # one file: never apart
         self.measured[epoch] = about
         self._log.append({"epoch": epoch, **seconds})
-        write_csv(self.directory / layout.HISTORY, history_of(self.measured))
-        write_csv(self.directory / layout.LOG, pd.DataFrame(self._log))
+        _files.write_csv(self.directory / layout.HISTORY, history_of(self.measured))
+        _files.write_csv(self.directory / layout.LOG, pd.DataFrame(self._log))
 
     @property
     def has_checkpoint(self) -> bool:
@@ -124,7 +115,7 @@ class Store:
             newest.replace(previous)
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
         numbers = {name: value for name, value in state.items() if name not in tensors}
-        write_tensors(newest, tensors, run=self._identity, **numbers)
+        _files.write_tensors(newest, tensors, run=self._identity, **numbers)
 
     def load_checkpoint(self) -> dict[str, Tensor | int] | None:
         """The newest state that is whole, or None; a damaged one is passed over with a warning."""
@@ -133,7 +124,7 @@ class Store:
             if not path.is_file():
                 continue
             try:
-                tensors, about = read_tensors(path), read_about(path)
+                tensors, about = _files.read_tensors(path), _files.read_about(path)
                 self._refuse_other(path, about)
                 return {**tensors, "epoch": about["epoch"], "step": about["step"]}
             except DamagedFileError as error:
@@ -154,7 +145,7 @@ class Store:
     def finish(self) -> None:
         """Mark the run as finished; its checkpoints go."""
         seconds = sum(row["seconds"] for row in self._log)
-        write_json(self.directory / layout.FINISHED, {"epochs": max(self.measured), "seconds": seconds})
+        _files.write_json(self.directory / layout.FINISHED, {"epochs": max(self.measured), "seconds": seconds})
         _drop_checkpoints(self.directory)
 
 
@@ -207,7 +198,7 @@ def _mark(runs_dir: Path) -> None:
     """Mark a folder of runs: only in such a folder anything is ever deleted."""
     mark = runs_dir / layout.MARK
     if not mark.is_file():
-        replace(mark, lambda path: path.write_text("A folder of runs of ncbook.\n", encoding="utf-8"))
+        _files.replace(mark, lambda path: path.write_text("A folder of runs of ncbook.\n", encoding="utf-8"))
 
 
 def _set_aside(directory: Path) -> Path:
@@ -222,5 +213,5 @@ def _set_aside(directory: Path) -> Path:
             damaged = directory.with_name(f"{directory.name}.damaged-{number}")
         directory.rename(damaged)
     except OSError as error:
-        raise storage_error(error, damaged) from error
+        raise _files.storage_error(error, damaged) from error
     return damaged
