@@ -147,6 +147,17 @@ def not_a_tensor(name: str, value: object, allowed: str) -> TypeError:
     return TypeError(f"{name} is of type {type(value).__name__}; allowed: a torch.Tensor {allowed}{hint}")
 
 
+def check_floats(name: str, value: object, allowed: str) -> Tensor:
+    """Accept a tensor of a float dtype; ``allowed`` says of what shape it is to be."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        raise not_a_tensor(name, value, f"{allowed} of floats")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} has dtype {value.dtype}; allowed: a float dtype")
+    return value
+
+
 def check_labels(labels: object, name: str = "labels") -> Tensor:
     """Accept a vector [N] of integers, with or without gaps."""
     import torch
@@ -162,12 +173,7 @@ def check_labels(labels: object, name: str = "labels") -> Tensor:
 
 def check_features(features: object, labels: object, name: str = "features", labels_name: str = "labels") -> Tensor:
     """Accept features [N, D] of a float dtype beside integer labels [N]; whether they are finite is not looked at."""
-    import torch
-
-    if not isinstance(features, torch.Tensor):
-        raise not_a_tensor(name, features, "[N, D] of floats")
-    if not features.is_floating_point():
-        raise TypeError(f"{name} has dtype {features.dtype}; allowed: a float dtype")
+    check_floats(name, features, "[N, D]")
     check_labels(labels, labels_name)
     if features.ndim != 2 or features.shape[1] == 0:
         shape = list(features.shape)

@@ -6,7 +6,7 @@ Called by the reader of a notebook, by `overview`, and batch after batch by the 
 import torch
 from torch import Tensor
 
-from ncbook._checks import describe_not_finite, not_a_tensor
+from ncbook._checks import check_floats, describe_not_finite
 
 from .moments import rows_at_a_time
 from .sample import Sample
@@ -125,9 +125,6 @@ def disagreements(
 
 def check_logits(logits: Tensor, n: int, n_classes: int) -> None:
     """Raise unless logits are [n, n_classes] floats."""
-    if not isinstance(logits, Tensor):
-        raise not_a_tensor("logits", logits, "[N, C] of floats")
-    if not logits.is_floating_point():
-        raise TypeError(f"logits has dtype {logits.dtype}; allowed: a float dtype")
+    check_floats("logits", logits, "[N, C]")
     if logits.shape != (n, n_classes):
         raise ValueError(f"logits has shape {list(logits.shape)}; allowed: [N, C] = [{n}, {n_classes}]")

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_choice, check_whole, not_a_tensor
+from ncbook._checks import check_choice, check_floats, check_whole
 
 from .moments import at_rounding_level, check_means_differ, mean_off_diagonal, power_of_two
 from .sample import Sample, name_a_few
@@ -182,9 +182,6 @@ def nc3_of_means(means: Tensor, weight: Tensor) -> Tensor:
 
 def check_weight(weight: Tensor, shape: tuple[int, int]) -> None:
     """Raise unless the classifier's weight is a float tensor of this shape."""
-    if not isinstance(weight, Tensor):
-        raise not_a_tensor("weight", weight, "[C, D] of floats")
-    if not weight.is_floating_point():
-        raise TypeError(f"weight has dtype {weight.dtype}; allowed: a float dtype")
+    check_floats("weight", weight, "[C, D]")
     if weight.shape != tuple(shape):
         raise ValueError(f"weight has shape {list(weight.shape)}; allowed: [C, D] = {list(shape)}")
