@@ -62,15 +62,15 @@ _FAR = 64.0  # a row is summed in float64 if |z|² is above this many times the 
 _LEAST_PIVOT = 1e-3  # of the scatter's Cholesky factor, in typical variances of the unit, for sums in float32
 _FLOAT32_SQUARES = (1e-25, 1e30)  # typical |z|² whose products float32 holds
 _MOST = 100_000  # classes or units: their matrices [K, K] and [D, D] of more would fill any machine
-_NAMES = (
-    "cdnv",
-    "nc1",
-    "nc2",
-    "min_distance",
-    "trace_ratio",
-    "variability_collapse_index",
-    "separation_fuzziness",
-)
+_FORMULAS = {  # of the moments
+    "cdnv": lambda moments: cdnv_of_pairs(moments).mean(),
+    "nc1": nc1_of,
+    "nc2": lambda moments: gram_to_etf(moments.gram),
+    "min_distance": lambda moments: moments.distances.min() / moments.unit,
+    "trace_ratio": trace_ratio_of,
+    "variability_collapse_index": variability_collapse_index_of,
+    "separation_fuzziness": separation_fuzziness_of,
+}
 
 
 class _Totals(NamedTuple):
@@ -365,15 +365,7 @@ class CollapseMetrics(Metric):
     def compute(self, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Metrics of all samples so far, 0-d float64 tensors; with nc3 if W [n_classes, D] is given."""
         moments = self._moments()
-        values = {
-            "cdnv": cdnv_of_pairs(moments).mean(),
-            "nc1": nc1_of(moments),
-            "nc2": gram_to_etf(moments.gram),
-            "min_distance": moments.distances.min() / moments.unit,
-            "trace_ratio": trace_ratio_of(moments),
-            "variability_collapse_index": variability_collapse_index_of(moments),
-            "separation_fuzziness": separation_fuzziness_of(moments),
-        }
+        values = {name: formula(moments) for name, formula in _FORMULAS.items()}
         if weight is not None:
             check_weight(weight, (self.n_classes, self.dim))
             weight = weight.detach().to(moments.means.device)[moments.classes]
@@ -390,7 +382,7 @@ class CollapseMetrics(Metric):
             try:
                 self._forward_cache = batch.compute()
             except ValueError:
-                self._forward_cache = dict.fromkeys(_NAMES, torch.full_like(self.counts[0], torch.nan))
+                self._forward_cache = dict.fromkeys(_FORMULAS, torch.full_like(self.counts[0], torch.nan))
         return self._forward_cache
 
     def second_pass(self, *, directional: bool = True) -> "SecondPass":
