@@ -45,6 +45,11 @@ class Episodes:
             raise TypeError("a single episode cannot be indexed; its support has shape [way, shot]")
         return Episodes(self.support[index], self.query[index], self.classes[index])
 
+    @classmethod
+    def joined(cls, parts: list["Episodes"]) -> "Episodes":
+        """The episodes of all parts, one after the other."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("support", "query", "classes")))
+
 
 class Groups:
     """Rows sorted by class: class k owns ``order[start[k] : start[k] + size[k]]``."""
@@ -163,12 +168,8 @@ class EpisodeSampler:
             raise TypeError(f"generator is of type {type(generator).__name__}; allowed: a torch.Generator")
         if generator.device.type != device.type:
             raise ValueError(f"generator is on {generator.device}; allowed: {device}, where labels is")
-        blocks = list(self.blocks(episodes, generator))
-        return Episodes(
-            torch.cat([block.support for block in blocks]).contiguous(),
-            torch.cat([block.query for block in blocks]).contiguous(),
-            torch.cat([block.classes for block in blocks]).contiguous(),
-        )
+        drawn = Episodes.joined(list(self.blocks(episodes, generator)))
+        return Episodes(*(rows.contiguous() for rows in (drawn.support, drawn.query, drawn.classes)))
 
     def blocks(self, episodes: int, generator: torch.Generator) -> Iterator[Episodes]:
         """Yield the episodes of ``draw`` in blocks: a million need no more memory than a thousand."""

@@ -193,9 +193,7 @@ class _Tally:
     def __init__(self, n_classes: int, setting: Setting, device: torch.device):
         self.n_classes = n_classes
         self.correct: list[Tensor] = []
-        self.confusion = torch.zeros(
-            n_classes * n_classes if setting.confusion else 0, dtype=torch.int64, device=device
-        )
+        self.confusion = torch.zeros(n_classes**2 if setting.confusion else 0, dtype=torch.int64, device=device)
         self.undecided: list[Episodes] = []
         self.places: list[Tensor] = []
         self.n_episodes = self.n_undecided = 0
@@ -222,10 +220,9 @@ class _Tally:
 
     def take_undecided(self) -> tuple[Episodes, Tensor]:
         """The episodes in doubt and their places [E] among all; forgotten here."""
-        parts, places = self.undecided, torch.cat(self.places)
+        taken = Episodes.joined(self.undecided), torch.cat(self.places)
         self.undecided, self.places, self.n_undecided = [], [], 0
-        tensors = ([getattr(part, name) for part in parts] for name in ("support", "query", "classes"))
-        return Episodes(*map(torch.cat, tensors)), places
+        return taken
 
 
 def uncertainty(scores: Scores, products: Products) -> Tensor:
