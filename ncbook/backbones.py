@@ -24,15 +24,10 @@ class Conv4(nn.Sequential):
         super().__init__()
         channels = in_channels
         for block, width in enumerate(widths, 1):
-            self.add_module(
-                f"block{block}",
-                nn.Sequential(
-                    nn.Conv2d(channels, width, kernel_size=3, padding=1),
-                    nn.BatchNorm2d(width),
-                    nn.MaxPool2d(2),  # before ReLU: the same numbers, and ReLU has a quarter of them to do
-                    nn.ReLU(inplace=True),
-                ),
-            )
+            conv = nn.Conv2d(channels, width, kernel_size=3, padding=1)
+            # Pooled before ReLU: the same numbers, and ReLU has a quarter of them to do.
+            pooled = nn.Sequential(conv, nn.BatchNorm2d(width), nn.MaxPool2d(2), nn.ReLU(inplace=True))
+            self.add_module(f"block{block}", pooled)
             channels = width
         self.add_module("features", nn.Flatten())  # [B, width, s, s] -> [B, width * s * s]
         self.feature_dim = channels * (image_size // 16) ** 2
