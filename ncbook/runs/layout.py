@@ -80,23 +80,19 @@ def is_run_folder(directory: Path) -> bool:
     return bool(_RUN.fullmatch(directory.name)) and directory.is_dir() and not directory.is_symlink()
 
 
+def _is_file(entry: os.DirEntry, *patterns: re.Pattern) -> bool:
+    """Whether an entry is a file, and no link, with a name of one of the patterns."""
+    return entry.is_file(follow_symlinks=False) and any(pattern.fullmatch(entry.name) for pattern in patterns)
+
+
 def half_written(directory: Path) -> list[Path]:
     """Files that a process was writing when it was killed."""
-    return [
-        Path(entry.path)
-        for entry in os.scandir(directory)
-        if entry.is_file(follow_symlinks=False) and _HALF_WRITTEN.fullmatch(entry.name)
-    ]
+    return [Path(entry.path) for entry in os.scandir(directory) if _is_file(entry, _HALF_WRITTEN)]
 
 
 def foreign_entries(directory: Path) -> list[str]:
     """Names in a run's folder that the package did not write, in order."""
-    return sorted(
-        entry.name
-        for entry in os.scandir(directory)
-        if not entry.is_file(follow_symlinks=False)
-        or not (_FILE.fullmatch(entry.name) or _HALF_WRITTEN.fullmatch(entry.name))
-    )
+    return sorted(entry.name for entry in os.scandir(directory) if not _is_file(entry, _FILE, _HALF_WRITTEN))
 
 
 def own_entries(directory: Path) -> list[str]:
