@@ -159,12 +159,7 @@ def environment() -> dict:
     """Versions and hardware, as stored with every run."""
     return {
         "python": platform.python_version(),
-        "versions": {
-            "ncbook": ncbook.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pandas": pd.__version__,
-        },
+        "versions": {module.__name__: module.__version__ for module in (ncbook, torch, np, pd)},
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
