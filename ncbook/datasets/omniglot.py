@@ -76,19 +76,16 @@ def load(
 
 def _rotated(images: ImageClasses) -> ImageClasses:
     """Four classes of each, turned counter-clockwise, with the published lists."""
-    turned = torch.stack(
-        [torch.rot90(images.images, turns, dims=(2, 3)) for turns in range(len(ROTATIONS))]
-    )  # [4, N, 1, 28, 28]
+
+    def rotations(names: list[str]) -> list[str]:
+        return [f"{name}/rot{degrees:03d}" for name in names for degrees in ROTATIONS]
+
+    turned = torch.stack([torch.rot90(images.images, n, dims=(2, 3)) for n in range(len(ROTATIONS))])  # [4, N, 1, …]
     labels = images.labels * len(ROTATIONS) + torch.arange(len(ROTATIONS))[:, None]  # [4, N]
     order = labels.flatten().argsort(stable=True)
-    names = [f"{name}/rot{degrees:03d}" for name in images.class_names for degrees in ROTATIONS]
+    names = rotations(images.class_names)
     index = {name: label for label, name in enumerate(names)}
-    lists = {
-        kind: [
-            index[f"{name}/rot{degrees:03d}"] for name in class_list("omniglot_vinyals", kind) for degrees in ROTATIONS
-        ]
-        for kind in KINDS
-    }
+    lists = {kind: [index[name] for name in rotations(class_list("omniglot_vinyals", kind))] for kind in KINDS}
     return ImageClasses(
         name="omniglot (vinyals)",
         images=turned.flatten(0, 1)[order],
