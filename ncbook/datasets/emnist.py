@@ -17,9 +17,8 @@ from ncbook.datasets import ImageClasses, _sources
 from ncbook.datasets._cache import cache_key, cached
 
 VERSION = 1  # raise when the same files give other pixels
-NAMES = (
-    "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"  # of the 47 labels; the other small letters look like capitals
-)
+# Of the 47 labels; the other small letters look like capitals.
+NAMES = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
 LARGEST_PART = 112_800  # images of the official training file
 FOLDERS = ("EMNIST/raw", "emnist/EMNIST/raw", "emnist")
 FILES = [
