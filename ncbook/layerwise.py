@@ -12,6 +12,7 @@ import torch
 
 from ncbook import backbones, catalog, collapse, runs
 from ncbook._checks import check_choice, check_whole
+from ncbook.datasets._images import place_in_class
 from ncbook.features import extract_layers, resolve_device
 
 __all__ = ["SeparationLaw", "effective_depth", "measure", "separation_law"]
@@ -38,9 +39,7 @@ def measure(run: runs.Run, split: str = "source_train", epoch: int | None = None
     check_choice("split", split, catalog.SPLITS)
     check_whole("per_class", per_class, 2)
     part = getattr(run.splits, split)
-    counts = part.labels.bincount()
-    place = (counts.cumsum(0) - counts)[part.labels]  # [N] where the sample's class begins
-    rows = (place.new_ones(len(place)).cumsum(0) - 1 - place < per_class).nonzero().squeeze(1)
+    rows = (place_in_class(part.labels) < per_class).nonzero().squeeze(1)
     labels = part.labels[rows]
     backbone = run.model(epoch).to(resolve_device(run.device))
     names = backbones.layers(run.experiment.backbone)

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def place_in_class(labels: Tensor) -> Tensor:
+    """How many samples of its class come before each sample: int64 [N], for ascending labels int64 [N]."""
+    counts = labels.bincount()  # [number of classes]
+    return labels.new_ones(len(labels)).cumsum(0) - 1 - (counts.cumsum(0) - counts)[labels]
+
+
 @dataclass(frozen=True, eq=False)
 class ImageClasses:
     """Images of many classes, sorted by class, then by sample.

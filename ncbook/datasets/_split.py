@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ncbook import catalog
 from ncbook._checks import check_whole
-from ncbook.datasets._images import ClassSplit, ImageClasses, Subset
+from ncbook.datasets._images import ClassSplit, ImageClasses, Subset, place_in_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,15 +103,13 @@ def _training_samples(images: ImageClasses, source: list[int], most: int | None)
     if most is None:
         return ~images.held_out
     free = (~images.held_out).nonzero().squeeze(1)  # [M]
-    order = images.labels[free].argsort(stable=True)
     counts = images.labels[free].bincount(minlength=len(images.class_names))  # [all classes]
     fewest = min(source, key=lambda label: counts[label])
     if counts[fewest] < most:
         has = f"{images.class_names[fewest]!r} has {counts[fewest]} that are not held out"
         raise ValueError(f"samples_per_class={most}; allowed: at most {counts[fewest]}, since the source class {has}")
-    place = counts.new_ones(len(free)).cumsum(0) - 1 - (counts.cumsum(0) - counts)[images.labels[free[order]]]
     chosen = images.held_out.new_zeros(len(images.held_out))
-    chosen[free[order[place < most]]] = True
+    chosen[free[place_in_class(images.labels[free]) < most]] = True
     return chosen
 
 

@@ -16,6 +16,7 @@ import torch
 from ncbook._checks import check_choice, check_real, check_whole
 from ncbook.datasets import ImageClasses, _decode, _pixels, _sources
 from ncbook.datasets._cache import cache_key, cached
+from ncbook.datasets._images import place_in_class
 
 VERSION = 3  # raise when the same files give other pixels, or other samples are held out
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -147,5 +148,4 @@ def _last_per_class(labels: torch.Tensor, fraction: float) -> torch.Tensor:
     # A variance needs two samples, so 2 of 4 or more are held out; 1 of 2 or 3.
     least = (counts.ge(2).long() + counts.ge(4).long()) * (fraction > 0)
     kept = (counts * (1 - fraction)).round().long().clamp(min=1).minimum(counts - least)
-    place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]  # of each sample within its class
-    return place >= kept[labels]
+    return place_in_class(labels) >= kept[labels]
