@@ -20,7 +20,7 @@ class Sample:
 
     def __init__(self, features: Tensor, labels: Tensor, *, least: int = 1):
         check_features(features, labels)
-        self.features, self.dtype = features, _accurate_dtype(features.device)
+        self.features, self.dtype = features, torch.float32 if features.device.type == "mps" else torch.float64
         self.classes, self.index, counts = labels.to(features.device).unique(return_inverse=True, return_counts=True)
         check_two_classes(self.classes)
         self.counts = counts.to(self.dtype)  # [C]
@@ -82,7 +82,3 @@ def describe_single_samples(classes: Tensor, counts: Tensor) -> str:
 def name_a_few(items: list) -> str:
     """The first five items, and how many more there are."""
     return ", ".join(map(str, items[:5])) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
-
-
-def _accurate_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -166,17 +166,12 @@ class _Log:
 
 def _saddle(log_m: _Log, wall: float) -> float:
     """Where (ln M(s) - ln(-s))' = 0 in (wall, 0): the convex function's minimum, by bisection."""
-
-    def slope(s):
-        return log_m.first(s) - 1 / s
-
-    low = wall
-    high = 0.0
+    low, high = wall, 0.0
     for _ in range(200):
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        if slope(middle) < 0:
+        if log_m.first(middle) < 1 / middle:
             low = middle
         else:
             high = middle
