@@ -150,7 +150,7 @@ class Explorer(traitlets.HasTraits):
             made = self._controls(w)
             self.controls = {name: made[name] for name in self.names if name in made}
             for name, control in self.controls.items():
-                control.tooltip, control.style = name.replace("_", " "), {"description_width": "initial"}
+                control.tooltip, control.style.description_width = name.replace("_", " "), "initial"
                 control.observe(lambda change, name=name: self._held or self._ask(name, change["new"]), "value")
             row = list(made.values())
             for label, method in self.buttons.items():
