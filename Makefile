@@ -88,13 +88,14 @@ lab: env  ## Open the notebooks in JupyterLab; FLAGS="--no-browser --port 8889" 
 	@$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS)
 
-# The page's kernel is started, and its cells are run, before somebody asks for it; the next one when it was taken.
+# A kernel is started and runs the page's cells before somebody asks for it; the next one once a page had 8 s to be drawn,
+# or they share its cores.
 .PHONY: app
 app: env  ## Explorers on a page of voila; FLAGS="--no-browser --port 8889" goes to it.
 	@echo "Looking for the network that the page shows; the first time it is trained, a minute or two ..."
 	@$(BIN)/python app/shown.py
 	@JUPYTER_PATH="$(CURDIR)/app" $(BIN)/voila app/explorers.ipynb \
-		--template=ncbook --preheat_kernel=True --pool_size=1 --show_tracebacks=True --Voila.ip=127.0.0.1 $(FLAGS)
+		--template=ncbook --preheat_kernel=True --pool_size=1 --VoilaKernelManager.fill_delay=8 --show_tracebacks=True --Voila.ip=127.0.0.1 $(FLAGS)
 
 .PHONY: lint
 lint: env  ## ruff on code and notebooks, codespell on every text.
