@@ -120,7 +120,7 @@ class Explorer(traitlets.HasTraits):
         """
         unknown = next((name for name in values if name not in self.names), None)
         if unknown is not None:
-            self.message = f"{unknown} is no value of this explorer; {nearest(unknown, self.names)}"
+            self._refuse(f"{unknown} is no value of this explorer; {nearest(unknown, self.names)}")
             return
         self._set(values)
         self._show(quick)
@@ -193,11 +193,15 @@ class Explorer(traitlets.HasTraits):
             text, panels = self._look(quick)
         except (TypeError, ValueError, ArithmeticError, OSError) as error:
             self._set(self._shown)
-            self.message = " ".join(str(error).split())
-            if self._widget is not None:
-                self._send(None)
+            self._refuse(" ".join(str(error).split()))
             return
         self._accept(text, panels, "jpeg" if quick else "png")
+
+    def _refuse(self, message: str) -> None:
+        """Say why, beside the picture that was there before."""
+        self.message = message
+        if self._widget is not None:
+            self._send(None)
 
     def _accept(self, text: str, panels: list[Panel], form: str = "png") -> None:
         self._shown = {name: getattr(self, name) for name in self.names}

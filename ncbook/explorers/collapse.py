@@ -31,12 +31,13 @@ class Projected(NamedTuple):
     """Chosen classes of a layer at every saved epoch.
 
     Attributes:
-        points: epoch -> float64 [N, 3], coordinates in one projection for all epochs.
+        points: epoch -> float64 [N, 3], coordinates in one projection for all epochs, in units of the mean distance
+            of the epoch's class means from their middle.
         pairs: epoch -> CDNV float64 [C, C].
         labels: int64 [N], rows of ``pairs``.
         order: classes, near ones together.
         norm: colors of the CDNV, the same for all epochs.
-        radius: half the width of a picture that holds all epochs from every side.
+        radius: half the width of a picture that holds 99 % of all points of all epochs, from every side.
     """
 
     points: dict[int, Tensor]
@@ -51,7 +52,8 @@ class CollapseExplorer(Explorer):
     """Train classes collapse, and new ones follow: a slider through the recorded epochs, and one through the layers.
 
     Features are shown in the three directions in which the last epoch's class means spread most, each epoch about the
-    middle of its class means: points move, axes do not.
+    middle of its class means and in units of their mean distance from it: points move, axes do not, and what is seen
+    to shrink is the spread of a class beside the distance of classes.
 
     Args:
         run: a `Run`, or features of the caller's own training, {epoch: features [N, D]}, with ``labels``.
@@ -139,12 +141,13 @@ class CollapseExplorer(Explorer):
                 axes = torch.nn.functional.pad(axes, (0, 3 - axes.shape[1]))
                 apart = pairs[epoch].nan_to_num(0.0).clamp(1e-6, 1e6).rsqrt().fill_diagonal_(0).numpy()
                 order = hierarchy.leaves_list(hierarchy.average(squareform(apart, checks=False))).tolist()
-            points[epoch] = (features - middle) @ axes
-        radius = max(float(each.norm(dim=1).max()) for each in points.values())
+            unit = (means - middle).norm(dim=1).mean().clamp_min(1e-12)  # collapse is small beside it, at any scale
+            points[epoch] = (features - middle) @ axes / unit
+        radius = float(torch.cat([*points.values()]).norm(dim=1).quantile(0.99))
         known = torch.cat([each[~each.isnan()] for each in pairs.values()]).clamp(1e-4, 1e4)
         low, high = known.quantile(0.01), known.quantile(0.99)
         norm = mpl.colors.LogNorm(float(low) / 1.01, float(high) * 1.01)
-        return Projected(points, pairs, labels, order, norm, 1.05 * radius)
+        return Projected(points, pairs, labels, order, norm, 1.1 * radius)
 
     def _look(self, quick):
         chosen, epochs = self._chosen(), self._remember("epochs", None, lambda: self._run.saved_epochs)
@@ -248,7 +251,7 @@ def _seen(points: Tensor, turn: float) -> np.ndarray:
 def _still_points(ax):
     ax.set(xlim=(-1, 1), ylim=(-1, 1), xticks=[], yticks=[], aspect="equal", anchor="W")
     ax.spines[:].set(visible=True, color="0.8")
-    ax.set_title("one fixed projection: dots source classes s,\ntriangles new classes n")
+    ax.set_title("one fixed projection, scaled to the class means:\ndots source classes s, triangles new classes n")
 
 
 def _draw_points(found: Projected, epoch: int, source: int, names: list[str], turn: float, ax) -> list:

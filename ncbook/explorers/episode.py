@@ -93,8 +93,8 @@ class EpisodeExplorer(Explorer):
         result = self._distribution()
         pairs = _confused(result)
         pair = pairs[self._click("most confused") % len(pairs)]
-        both = (result.classes[..., None] == pair).any(1).all(-1)  # [E]
-        self.update(episode=int(result.per_episode.masked_fill(~both, 2.0).argmin()))
+        both = (result.classes.cpu()[..., None] == pair).any(1).all(-1)  # [E]
+        self.update(episode=int(result.per_episode.cpu().masked_fill(~both, 2.0).argmin()))
 
     def close(self) -> None:
         """Free the figure, the widgets, and what was computed or handed over."""
@@ -161,8 +161,8 @@ class EpisodeExplorer(Explorer):
             result = self._distribution()
         else:
             result = None
-        rows = torch.cat([episode.support, episode.query], 1)  # [way, shot + query]
-        support, queries = features[episode.support].double(), features[episode.query].double()
+        rows = torch.cat([episode.support, episode.query], 1).cpu()  # [way, shot + query]
+        support, queries = (features[part].double().cpu() for part in (episode.support, episode.query))  # of a picture
         axes, means = _plane(support)
         middle = means.mean(0)
         flat = [(part - middle) @ axes for part in (support.flatten(0, 1), queries.flatten(0, 1), means)]
@@ -175,7 +175,7 @@ class EpisodeExplorer(Explorer):
         predicted = predicted.view(way, query)
         right = predicted == torch.arange(way)[:, None]
         accuracy = float(right.double().mean())
-        tiles = None if images is None else images[rows]
+        tiles = None if images is None else images[rows.to(images.device)].cpu()
         plane = [(part - low) / (high - low) for part in flat], right, regions.view(_GRID, _GRID).T
         least = accuracy if result is None else float(result.per_episode.min())
         low = min(0.8, math.floor(10 * least) / 10)
@@ -261,7 +261,7 @@ def _draw_sheet(tiles: Tensor | None, predicted: Tensor, shot: int, ax) -> list:
         drawn.append(ax.scatter(x, y, c=np.repeat(_colors(way), shot + query, 0), s=12))
     else:
         step = max(1, max(columns, lines * way) * tiles.shape[-1] // _PIXELS)
-        tiles = tiles[..., ::step, ::step].permute(0, 1, 3, 4, 2).cpu().numpy()  # [way, shot + query, H, W, C]
+        tiles = tiles[..., ::step, ::step].permute(0, 1, 3, 4, 2).numpy()  # [way, shot + query, H, W, C]
         tiles = 255 - tiles if tiles.shape[-1] == 1 else tiles  # ink dark on light
         sheet = np.full((lines * way, columns, *tiles.shape[2:4], 3), 255, np.uint8)
         sheet[places[..., 1], places[..., 0]] = tiles
