@@ -7,9 +7,9 @@ their code by it. A new data set, backbone or objective is one file and one line
 from typing import NamedTuple
 
 __all__ = [
-    "AUGMENTATIONS", "BACKBONES", "Backbone", "DATASETS", "DataSet", "EPISODES", "GENERATED_AT_LEAST", "KNOWN_AS",
-    "MOST_NOVEL", "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS", "PRECISIONS", "PROTOCOLS", "ROWS", "SCHEDULES",
-    "SPLITS",
+    "AUGMENTATIONS", "BACKBONES", "Backbone", "DATASETS", "DISTANCES", "DataSet", "EPISODES", "GENERATED_AT_LEAST",
+    "INNER", "KNOWN_AS", "MOST_NOVEL", "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS", "PRECISIONS", "PROTOCOLS",
+    "ROWS", "SCHEDULES", "SPLITS",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
@@ -84,6 +84,7 @@ BACKBONES = {
         for depth in (3, 5, 10, 14, 18, 20)
     },
     "resnet12": Backbone("ResNet12", 16, (*_BLOCKS, "features")),
+    "resnet12_small": Backbone("ResNet12", 16, (*_BLOCKS, "features"), {"widths": (16, 32, 64, 128)}),
     "resnet18": Backbone("resnet18", 8, ("relu", *(f"layer{i}.{j}" for i in range(1, 5) for j in (0, 1)), "fc")),
     "wrn_28_4": Backbone(
         "WideResNet",
@@ -95,12 +96,23 @@ BACKBONES = {
 
 ROWS = ("batch_size",)  # parameters of objectives that step on batches of rows, and of those that step on episodes
 EPISODES = ("train_way", "train_shot", "train_query", "episodes_per_epoch")
+INNER = ("inner_steps", "inner_rate", "second_order", "tasks_per_step")  # of those that adapt within an episode
 OBJECTIVES = {  # name -> "module:class" below `ncbook.objectives`, and the parameters that belong to it
     "cross_entropy": ("cross_entropy:CrossEntropy", ROWS),
-    "prototypical": ("prototypical:Prototypical", EPISODES),
+    "distillation": ("distillation:Distillation", (*ROWS, "temperature", "teacher_weight")),
+    "prototypical": ("prototypical:Prototypical", (*EPISODES, "distance")),
+    "matching": ("matching:Matching", (*EPISODES, "distance", "scale", "learn_scale")),
+    "relation": ("relation:Relation", EPISODES),
+    "ridge": ("ridge:Ridge", (*EPISODES, "scale", "learn_scale", "ridge", "learn_ridge")),
+    "maml": ("maml:Maml", (*EPISODES, *INNER)),
+    "anil": ("anil:Anil", (*EPISODES, *INNER)),
+}
+DISTANCES = {  # of the objectives that have a choice, the default first
+    "prototypical": ("squared_euclidean", "euclidean"),
+    "matching": ("cosine", "dot", "squared_euclidean"),
 }
 OPTIMIZERS = {"sgd": ("momentum",), "adam": ()}  # name -> the parameters that belong to it
-SCHEDULES = ("one_cycle", "cosine", "step", "constant")
+SCHEDULES = ("one_cycle", "cosine", "step", "halving", "constant")
 AUGMENTATIONS = ("affine", "crop_flip", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 SPLITS = ("source_train", "source_test", "novel", "validation")

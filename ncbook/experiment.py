@@ -48,8 +48,10 @@ class Experiment:
         backbone: the feature map f: "conv4" (the default; four convolutions), "plain3", "plain5", "plain10", "plain14",
             "plain18", "plain20" (that many convolutions), "resnet12", "resnet18" or "wrn_28_4"; with
             fewer channels, for two CPU cores: "conv4_small", "plain3_small", "plain5_small", "plain10_small",
-            "plain14_small", "plain18_small", "plain20_small".
-        objective: what is minimized: "cross_entropy" (the default) or "prototypical" (trained on episodes).
+            "plain14_small", "plain18_small", "plain20_small", "resnet12_small".
+        objective: what is minimized. On batches of samples: "cross_entropy" (the default), or "distillation" (its
+            teacher is the run with "cross_entropy" and the other parameters alike). On episodes: "prototypical",
+            "matching", "relation", "ridge" (R2D2), "maml" or "anil".
         n_source: source classes l the network is trained on, at least 2; default 64.
         n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from. None: as many as the
             data set has to spare, 100 at most (of a folder that is known when it is read); 0: none; else at least 2.
@@ -60,15 +62,29 @@ class Experiment:
             make the data set's default number of optimization steps (`ncbook.catalog`), whatever ``n_source`` is.
         batch_size: largest number of images per step, at least 2; an epoch is cut into equal batches. None: 64.
         train_way, train_shot, train_query: of objectives that train on episodes: classes per episode, and shots and
-            queries per class. None: 20 classes or all there are, 5 shots, 5 queries.
+            queries per class. None: 20 classes (5 for "maml" and "anil") or all there are, 5 shots, 5 queries.
         episodes_per_epoch: of the same; None: 100.
-        optimizer: "sgd" (the default; with Nesterov momentum) or "adam".
+        distance: of "prototypical": "squared_euclidean" (None; as its code) or "euclidean" (as the report prints); of
+            "matching": similarity to each shot, "cosine" (None), "dot" (with shots of length 1) or
+            "squared_euclidean".
+        scale: of "matching" and "ridge": what scores are multiplied by before the softmax, above 0; None: 10.
+        learn_scale: whether it is trained, too; None: yes.
+        ridge: of "ridge": penalty λ of the regression, above 0; None: 50.
+        learn_ridge: whether it is trained, too; None: yes.
+        inner_steps, inner_rate: of "maml" and "anil": steps on the shots of an episode, and their learning rate. None:
+            1 step ("anil": 5) at a rate of 0.4.
+        second_order: of the same: whether the gradient passes through those steps; None: yes.
+        tasks_per_step: of the same: episodes per step of the optimizer; None: 4.
+        temperature: of "distillation": what scores are divided by, above 0; None: 4.
+        teacher_weight: of "distillation": of the teacher's term, against 1 - teacher_weight of the labels'; None: 0.5.
+        optimizer: "sgd" (with Nesterov momentum) or "adam"; None: "adam" for objectives that train on episodes, else
+            "sgd".
         learning_rate: peak of the schedule, above 0; None: 0.2 for "sgd", 0.001 for "adam".
         momentum: of "sgd", from 0 to below 1; None: 0.9.
         weight_decay: L2 penalty on all weights, 0 to 1; None: 0.005 for "sgd", 0 for "adam".
         schedule: of the learning rate: "one_cycle" (the default; up for 30 % of the steps, then down to 0, along
             cosines), "cosine" (down to 0 along a cosine), "step" (a tenth from 60 % of the steps on, a hundredth from
-            80 %) or "constant".
+            80 %), "halving" (halved after every 20 epochs) or "constant".
         augmentation: "affine" (the default; random rotation, scale and shift, for handwriting), "crop_flip" (random
             shift and mirror image, for photographs) or "none"; training batches only.
         precision: "auto" (the default) trains in "bfloat16" where the hardware computes in it, else in "float32".
@@ -108,7 +124,18 @@ class Experiment:
     train_shot: int | None = None
     train_query: int | None = None
     episodes_per_epoch: int | None = None
-    optimizer: str = "sgd"
+    distance: str | None = None
+    scale: float | None = None
+    learn_scale: bool | None = None
+    ridge: float | None = None
+    learn_ridge: bool | None = None
+    inner_steps: int | None = None
+    inner_rate: float | None = None
+    second_order: bool | None = None
+    tasks_per_step: int | None = None
+    temperature: float | None = None
+    teacher_weight: float | None = None
+    optimizer: str | None = None
     learning_rate: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
@@ -129,13 +156,23 @@ class Experiment:
     @property
     def key(self) -> str:
         """Name of this experiment: 16 hex digits of a hash over its parameters and a schema version."""
-        parameters = {name: value for name, value in self.to_dict().items() if name not in NOT_IN_KEY}
+        # None says nothing: a parameter that comes to be later leaves the names of the runs before it as they are
+        parameters = {
+            name: value for name, value in self.to_dict().items() if name not in NOT_IN_KEY and value is not None
+        }
         text = json.dumps({"schema": SCHEMA, **parameters}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict:
         """Parameters as plain data, as in config.json."""
         return dataclasses.asdict(self)
+
+    @property
+    def teacher(self) -> "Experiment | None":
+        """The experiment whose run teaches this one ("distillation"); None: it has no teacher."""
+        if self.objective != "distillation":
+            return None
+        return self.replace(objective="cross_entropy", temperature=None, teacher_weight=None)
 
     def replace(self, **changes) -> "Experiment":
         """Return the same experiment with some parameters changed, validated again.
@@ -155,10 +192,12 @@ class Experiment:
 
 def _checked(e: Experiment) -> dict[str, object]:
     """Every parameter, accepted, with None replaced by the default it stands for; raises TypeError or ValueError."""
+    check_choice("objective", e.objective, catalog.OBJECTIVES)
+    if e.optimizer is None:  # defaults of others depend on it
+        object.__setattr__(e, "optimizer", _usual_optimizer(e.objective))
     for name, allowed in (
         ("dataset", catalog.DATASETS),
         ("backbone", catalog.BACKBONES),
-        ("objective", catalog.OBJECTIVES),
         ("optimizer", catalog.OPTIMIZERS),
         ("schedule", catalog.SCHEDULES),
         ("augmentation", catalog.AUGMENTATIONS),
@@ -188,6 +227,16 @@ def _checked(e: Experiment) -> dict[str, object]:
     value["weight_decay"] = check_real("weight_decay", value["weight_decay"], 0, 1)
     if value["momentum"] is not None:
         value["momentum"] = check_real("momentum", value["momentum"], 0, 1, below_high=True)
+    for name in ("scale", "ridge", "inner_rate", "temperature"):
+        if value[name] is not None:
+            value[name] = check_real(name, value[name], 0, 1e6, above_low=True)
+    if value["teacher_weight"] is not None:
+        value["teacher_weight"] = check_real("teacher_weight", value["teacher_weight"], 0, 1)
+    for name in ("learn_scale", "learn_ridge", "second_order"):
+        if value[name] is not None and not isinstance(value[name], bool):
+            raise TypeError(f"{name}={value[name]!r} is of type {type(value[name]).__name__}; allowed: True or False")
+    if value["distance"] is not None:
+        check_choice("distance", value["distance"], catalog.DISTANCES[e.objective])
     _check_classes(e, value)
     return value
 
@@ -204,6 +253,8 @@ _WHOLE = {
     "train_shot": (1, 1_000),
     "train_query": (1, 1_000),
     "episodes_per_epoch": (1, 1_000_000),
+    "inner_steps": (1, 1_000),
+    "tasks_per_step": (1, 10_000),
     "measurements": (2, 1_000),
     "class_seed": (0, 2**31 - 1),
     "seed": (0, 2**31 - 1),
@@ -229,11 +280,16 @@ def _classes(e: Experiment) -> tuple[int | None, tuple[int, int] | None]:
     return catalog.DATASETS[e.dataset].classes, catalog.DATASETS[e.dataset].official
 
 
+def _usual_optimizer(objective: str) -> str:
+    return "adam" if "train_way" in catalog.OBJECTIVES[objective][1] else "sgd"
+
+
 def _dependent_defaults(e: Experiment) -> dict[str, object]:
     """Defaults that depend on other parameters."""
     sgd = e.optimizer == "sgd"
     classes, lists = _classes(e)
     defaults = {
+        "optimizer": _usual_optimizer(e.objective),
         "learning_rate": 0.2 if sgd else 1e-3,
         "momentum": 0.9 if sgd else None,
         "weight_decay": 5e-3 if sgd else 0.0,
@@ -246,12 +302,23 @@ def _dependent_defaults(e: Experiment) -> dict[str, object]:
         )
     own = {
         "batch_size": 64,
-        "train_way": min(20, e.n_source),
+        "train_way": min(5 if e.objective in ("maml", "anil") else 20, e.n_source),
         "train_shot": 5,
         "train_query": 5,
         "episodes_per_epoch": 100,
+        "distance": catalog.DISTANCES.get(e.objective, (None,))[0],
+        "scale": 10.0,
+        "learn_scale": True,
+        "ridge": 50.0,
+        "learn_ridge": True,
+        "inner_steps": 5 if e.objective == "anil" else 1,
+        "inner_rate": 0.4,
+        "second_order": True,
+        "tasks_per_step": 4,
+        "temperature": 4.0,
+        "teacher_weight": 0.5,
     }
-    return defaults | {name: own[name] for name in catalog.OBJECTIVES[e.objective][1] if name in own}
+    return defaults | {name: own[name] for name in catalog.OBJECTIVES[e.objective][1]}
 
 
 def _check_classes(e: Experiment, value: dict) -> None:

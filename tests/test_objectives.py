@@ -27,11 +27,22 @@ def images():
     return Images(torch.randn(72, 3, generator=generator) + labels[:, None], labels)
 
 
-@pytest.mark.parametrize("name", catalog.OBJECTIVES)
-def test_the_contract(name, images):
-    experiment = Experiment(objective=name, n_source=6)
+def built(**parameters):
+    """An objective on three features; a student with a teacher that guesses, to which features are images."""
+    experiment = Experiment(n_source=6, **parameters)
     torch.manual_seed(0)
     objective = objectives.build(experiment, feature_dim=3)
+    if experiment.teacher:
+        teacher = objectives.build(experiment.teacher, feature_dim=3)
+        for parameter in teacher.parameters():
+            torch.nn.init.zeros_(parameter)
+        objective.learn_from(torch.nn.Identity(), teacher)
+    return objective
+
+
+@pytest.mark.parametrize("name", catalog.OBJECTIVES)
+def test_the_contract(name, images):
+    objective = built(objective=name)
     batches = objective.batches(images.labels, torch.Generator().manual_seed(1))
     again = objective.batches(images.labels, torch.Generator().manual_seed(1))
     other = objective.batches(images.labels, torch.Generator().manual_seed(2))
@@ -48,7 +59,7 @@ def test_the_contract(name, images):
 
 @pytest.mark.parametrize("name", catalog.OBJECTIVES)
 def test_guessing_costs_the_loss_of_chance(name, images):
-    objective = objectives.build(Experiment(objective=name, n_source=6), feature_dim=3)
+    objective = built(objective=name, **({"teacher_weight": 0.0} if name == "distillation" else {}))
     for parameter in objective.parameters():
         torch.nn.init.zeros_(parameter)
     blind = torch.nn.Sequential(torch.nn.Linear(3, 3))
@@ -75,10 +86,10 @@ def test_prototypical_is_its_formula(images):
     episodes = objective.batches(images.labels, torch.Generator().manual_seed(3))
     assert len(episodes) == 7
     episode = episodes[2]
-    assert episode.support.shape == (4, 3) and episode.query.shape == (4, 2)
-    assert (images.labels[episode.support] == images.labels[episode.query][:, :1]).all()
-    means = images.features[episode.support].mean(1)
-    distances = torch.cdist(images.features[episode.query].flatten(0, 1), means).square()  # [8, 4]
+    assert episode.support.shape == (1, 4, 3) and episode.query.shape == (1, 4, 2)
+    assert (images.labels[episode.support] == images.labels[episode.query][..., :1]).all()
+    means = images.features[episode.support[0]].mean(1)
+    distances = torch.cdist(images.features[episode.query[0]].flatten(0, 1), means).square()  # [8, 4]
     by_hand = F.cross_entropy(-distances, torch.arange(4).repeat_interleave(2))
     torch.testing.assert_close(objective.loss(torch.nn.Identity(), images, episode), by_hand)
 

@@ -6,13 +6,13 @@ measures a run, and by readers with features of their own.
 
 from .episodes import Episodes, EpisodeSampler, sample_episodes
 from .evaluation import RidgeSelection, compare, evaluate, predict, select_ridge
-from .heads import HEADS
+from .heads import HEADS, ridge_predictions
 from .pairs import pair_errors
 from .results import FewShotResult
 from .transforms import TRANSFORMS
 
 __all__ = [
     "HEADS", "TRANSFORMS", "EpisodeSampler", "Episodes", "FewShotResult", "RidgeSelection", "compare", "evaluate",
-    "pair_errors", "predict", "sample_episodes", "select_ridge",
+    "pair_errors", "predict", "ridge_predictions", "sample_episodes", "select_ridge",
 ]  # fmt: skip
 __dir__ = __all__.copy

@@ -58,7 +58,7 @@ def one_hot(way: int, like: Tensor) -> Tensor:
     return torch.eye(way, dtype=like.dtype, device=like.device).repeat_interleave(like.shape[-1] // way, 1)
 
 
-def ridge_scores(products: Products, way: int, ridge: float) -> Scores:
+def ridge_scores(products: Products, way: int, ridge: float | Tensor) -> Scores:
     """Ridge regression on one-hot labels in its dual form, intercept not penalized.
 
     f(q) = a'k_q + b with (K + ridge I) a + 1 b' = Y and 1'a = 0: scikit-learn's ``Ridge(alpha=ridge)``. With
@@ -80,6 +80,31 @@ def ridge_scores(products: Products, way: int, ridge: float) -> Scores:
     pivot = L.diagonal(dim1=1, dim2=2).amin(1).masked_fill_(failed > 0, torch.nan)
     size = torch.linalg.vector_norm(a, dim=2).amax(1) * products.shot_norm * (1 + products.shot_norm / pivot)
     return Scores(values, size)
+
+
+def ridge_predictions(support: Tensor, queries: Tensor, ridge: float | Tensor) -> Tensor:
+    """Predictions of ridge regression on the one-hot labels of the shots, differentiable in all arguments.
+
+    Args:
+        support: float [T, way, shot, D], the shots of T episodes.
+        queries: float [T, Q, D].
+        ridge: penalty, above 0, of the squared weights; the intercept is not penalized.
+
+    Returns:
+        [T, Q, way], of which the largest wins: those of scikit-learn's ``Ridge(alpha=ridge)``, less 1 / way.
+
+    Example:
+        Shots 1 and -1, ridge 2: the weight of the first class is 1/2 · 2 / (2 + 2) per unit.
+
+        >>> ridge_predictions(torch.tensor([[[[1.0]], [[-1.0]]]]), torch.tensor([[[2.0]]]), 2.0)
+        tensor([[[ 0.5000, -0.5000]]])
+    """
+    shots = support.flatten(1, 2)
+    middle = shots.mean(1, keepdim=True)
+    shots, queries = shots - middle, queries - middle
+    norms = torch.linalg.vector_norm(shots.detach(), dim=-1).amax(1)
+    products = Products(shots @ shots.mT, shots @ queries.mT, None, None, norms, norms, support.shape[-1])
+    return ridge_scores(products, support.shape[1], ridge).values.mT
 
 
 def logistic_scores(

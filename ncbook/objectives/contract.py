@@ -39,7 +39,7 @@ class Objective(nn.Module):
     weight: Tensor | None = None
     chance_loss: float
 
-    def batches(self, labels: Tensor, generator: torch.Generator) -> Sequence[Tensor] | Episodes:
+    def batches(self, labels: Tensor, generator: torch.Generator) -> Sequence[Tensor] | Sequence[Episodes]:
         """Batches of one epoch, one per step.
 
         Args:
@@ -48,7 +48,7 @@ class Objective(nn.Module):
                 Their number must not depend on it.
 
         Returns:
-            A sequence of row numbers int64 [B], or `ncbook.fewshot.Episodes`.
+            A sequence of row numbers int64 [B], or of `ncbook.fewshot.Episodes`.
         """
         raise TypeError(f"{type(self).__name__} must define batches")
 

@@ -59,6 +59,8 @@ def train(
     and on the same kind of GPU, where torch has deterministic algorithms for all operations (it has for the networks
     of this package; for others it warns). CPU and GPU step on the same batches, but round differently.
 
+    With ``objective="distillation"`` the teacher, `Experiment.teacher`, is trained or found first, as a run of its own.
+
     A damaged run is trained again from the beginning, with a warning that names the file. While another process trains
     the same run, this one waits. The stop button (KeyboardInterrupt) and SIGTERM take effect after the current step,
     with a checkpoint. A run goes on on another kind of device than it was begun on, with a warning that names both.
@@ -77,17 +79,26 @@ def train(
     threads = threads if threads is None else check_whole("threads", threads, 1, MOST_THREADS)
     layout.resolve_runs_dir(runs_dir)
     images = images if handed_over else datasets.load_for(experiment)
+    return _train(experiment, images, handed_over, runs_dir, device, target, threads)
+
+
+def _train(experiment: Experiment, images: ImageClasses, handed_over: bool, runs_dir, device, target, threads) -> Run:
+    """What `train` does, of checked arguments; first the same for the teacher, where there is one."""
     directory = runs.locate(experiment, runs_dir, images)
     if run := runs.find(directory, images, device):
         return run
     splits = datasets.split_for(experiment, images)
     splits.check()
-    about_images = {"fingerprint": images.fingerprint, "images_handed_over": handed_over}
+    about = {"fingerprint": images.fingerprint, "images_handed_over": handed_over}
+    teacher = None
+    if experiment.teacher:
+        teacher = _train(experiment.teacher, images, handed_over, runs_dir, device, target, threads)
+        about["teacher"] = teacher.directory.name
     with runs.Lock(directory):
         run = runs.find(directory, images, device)  # another process may have finished it meanwhile
         if run is None:
             with _random_numbers_and_threads_put_back(target), reproducible(target):
-                _fit(Store(directory), experiment, splits, about_images, target, threads)
+                _fit(Store(directory), experiment, splits, about, target, threads, teacher)
             run = Run(directory, images=images, device=device)
     return run
 
@@ -103,7 +114,7 @@ def _random_numbers_and_threads_put_back(device: torch.device):
         torch.set_num_threads(threads)
 
 
-def _fit(store: Store, experiment: Experiment, splits: ClassSplit, about_images: dict, device, threads) -> None:
+def _fit(store: Store, experiment: Experiment, splits: ClassSplit, about: dict, device, threads, teacher) -> None:
     """Train from the last checkpoint, or from the beginning, to the end."""
     config = store.restore() or {}
     # An interrupted run keeps its precision and its threads, on which its bits depend.
@@ -117,9 +128,11 @@ def _fit(store: Store, experiment: Experiment, splits: ClassSplit, about_images:
     source = splits.source_train
     precision = config.get("precision") or resolve_precision(experiment.precision, device)
     trainer = Trainer(experiment, source.images, source.labels, device=device, precision=precision)
+    if teacher:
+        trainer.objective.learn_from(teacher.model().to(device), teacher.objective().to(device))
     measured = measured_epochs(trainer.epochs, experiment.measurements)
     if not config:
-        store.begin(_config(trainer, splits, measured) | about_images)
+        store.begin(_config(trainer, splits, measured) | about)
     elif set(measured) <= store.measured.keys() and not store.has_checkpoint:
         return store.finish()  # only the last mark was lost
     if state := store.load_checkpoint():

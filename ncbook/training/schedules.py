@@ -6,12 +6,12 @@ from ncbook import catalog
 from ncbook._checks import check_choice
 
 
-def learning_rate_factor(schedule: str, progress: float) -> float:
-    """Learning rate over its peak, when a fraction ``progress`` in [0, 1] of all steps is behind us.
+def learning_rate_factor(schedule: str, progress: float, epoch: int = 0) -> float:
+    """Learning rate over its peak, with a fraction ``progress`` in [0, 1] of all steps and ``epoch`` epochs behind us.
 
     "one_cycle" (Smith & Topin 2018): from 1/25 up to 1 over the first 30 %, then down to 0, along cosines. "cosine":
     down to 0 along a cosine. "step": a tenth from 60 % on and a hundredth from 80 % on, as in the public recipe of Tian
-    et al. (2020, RFS). "constant": 1.
+    et al. (2020, RFS). "halving": halved after every 20 epochs, as prototypical networks are trained. "constant": 1.
 
     Raises:
         ValueError: an unknown schedule.
@@ -25,6 +25,8 @@ def learning_rate_factor(schedule: str, progress: float) -> float:
             return 1.0
         case "step":
             return 1.0 if progress < 0.6 else 0.1 if progress < 0.8 else 0.01
+        case "halving":
+            return 0.5 ** (epoch // 20)
         case "cosine":
             return _falling(progress)
         case "one_cycle" if progress < 0.3:

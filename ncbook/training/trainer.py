@@ -95,7 +95,8 @@ class Trainer:
     ):
         self.experiment, self.device = experiment, torch.device(device)
         self.precision = resolve_precision(precision or experiment.precision, self.device)
-        torch.manual_seed(derived_seed(experiment.seed, "weights"))
+        # a student does not begin as its teacher did
+        torch.manual_seed(derived_seed(experiment.seed, "student" if experiment.teacher else "weights"))
         self.backbone = backbones.build(experiment.backbone, images.shape[1], images.shape[-1])
         self.objective = objectives.build(experiment, self.backbone.feature_dim)
         self.backbone.to(self.device, memory_format=torch.channels_last)
@@ -118,7 +119,8 @@ class Trainer:
         """Make one step."""
         if self._remaining is None:
             self._begin_epoch()
-        rate = self.experiment.learning_rate * learning_rate_factor(self.experiment.schedule, self._progress())
+        factor = learning_rate_factor(self.experiment.schedule, self._progress(), self.epoch)
+        rate = self.experiment.learning_rate * factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._loss_sum += self._update(self._remaining[self.step])

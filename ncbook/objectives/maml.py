@@ -1,0 +1,82 @@
+"""MAML (Finn et al. 2017): a network from which few gradient steps on the shots of an episode lead far.
+
+Built by `ncbook.objectives.build`.
+"""
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ncbook.experiment import Experiment
+from ncbook.fewshot import Episodes
+from ncbook.objectives.anil import check_way, descend, shot_labels
+from ncbook.objectives.contract import SourceImages
+from ncbook.objectives.episodic import Episodic
+
+
+class Maml(Episodic):
+    """Cross-entropy of the queries under network and head after some gradient steps on the shots.
+
+    All parameters start as the learned ones, and each step takes inner_rate times the gradient of the mean
+    cross-entropy of the shots; with ``second_order=False`` these gradients count as constants. Batch norm uses the
+    statistics of the batch throughout, also when it classifies: shots for themselves, queries for themselves, so that
+    queries are classified together (as in the paper's code). The features of a run, in evaluation mode, are those of
+    the network before it adapts; the statistics that they need are followed by one more forward pass per step, without
+    gradients, of one episode.
+    """
+
+    def __init__(self, experiment: Experiment, feature_dim: int):
+        super().__init__(experiment, feature_dim)
+        self.head = nn.Linear(feature_dim, self.way)
+        self.steps, self.rate = experiment.inner_steps, experiment.inner_rate
+        self.second_order, self.tasks_per_step = experiment.second_order, experiment.tasks_per_step
+        self.vectorized = False
+
+    def loss(self, backbone: nn.Module, images: SourceImages, batch: Episodes) -> Tensor:
+        """Mean over the queries of T episodes."""
+        rows = torch.cat([batch.support, batch.query], 2)  # [T, way, shot + query]
+        pixels = images(rows.flatten()).unflatten(0, rows.shape)
+        with torch.no_grad():
+            backbone(pixels[0].flatten(0, 1))
+        return self.criterion(self.episode_scores(backbone, pixels, self.shot), self.query)
+
+    def episode_scores(self, backbone: nn.Module, pixels: Tensor, shot: int) -> Tensor:
+        """Logits of the adapted network [T, way * query, way]; see `Episodic.episode_scores`."""
+        check_way(self.way, pixels.shape[1])
+        network = nn.Sequential(backbone, self.head)
+        with batch_statistics(network):
+            if self.vectorized:
+                return torch.func.vmap(lambda episode: self._one(network, episode, shot))(pixels)
+            return torch.stack([self._one(network, episode, shot) for episode in pixels])
+
+    def _one(self, network: nn.Module, pixels: Tensor, shot: int) -> Tensor:
+        """Logits [way * query, way] of one episode [way, shot + query, channels, H, W]."""
+        shots, queries = (part.flatten(0, 1) for part in pixels.tensor_split([shot], 1))
+        labels = shot_labels(len(pixels), shot, pixels.device)
+
+        def logits(parameters, images):
+            return torch.func.functional_call(network, parameters, (images,)).float()
+
+        def error(parameters):
+            return F.cross_entropy(logits(parameters, shots), labels)
+
+        adapted = descend(error, dict(network.named_parameters()), self.steps, self.rate, self.second_order)
+        return logits(adapted, queries)
+
+
+@contextlib.contextmanager
+def batch_statistics(network: nn.Module):
+    """Batch norm normalizes by the batch at hand and leaves its running statistics as they are."""
+    training = network.training
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    try:
+        network.train()
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        network.train(training)
