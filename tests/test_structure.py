@@ -13,7 +13,7 @@ LAYERS = [  # from the bottom; modules of one line may not import each other unl
     ["collapse", "fewshot", "theory"],
     ["experiment", "datasets", "backbones", "objectives", "features"],
     ["runs", "training"],
-    ["layerwise", "sweeps"],
+    ["episodewise", "layerwise", "sweeps"],
     ["published", "claims", "plots", "explorers"],
 ]
 HEIGHT = {name: (height, place) for height, line in enumerate(LAYERS) for place, name in enumerate(line)}

@@ -18,6 +18,7 @@ class Episodic(Objective):
     """
 
     tasks_per_step = 1  # episodes
+    needs_images = False  # whether the classifier is made of images rather than of features
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__()

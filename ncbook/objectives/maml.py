@@ -27,6 +27,8 @@ class Maml(Episodic):
     gradients, of one episode.
     """
 
+    needs_images = True
+
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
         self.head = nn.Linear(feature_dim, self.way)
