@@ -8,7 +8,15 @@ that `ledger` gathers. One module per kind of claim; each registers its claims w
 import pandas as pd
 
 from ncbook._checks import check_choice
-from ncbook.claims import bounds, controls, curves, episodes, networks, tables  # noqa: F401  (they register their claims)
+from ncbook.claims import (  # noqa: F401  (they register their claims)
+    bounds,
+    controls,
+    curves,
+    episodes,
+    networks,
+    objectives,
+    tables,
+)
 from ncbook.claims._ledger import VERDICT, described, ledger, record, shown
 from ncbook.claims._registry import CLAIMS, FAILS, FINDING, HOLDS, OPEN, TABLE, THEOREM, Claim, Verdict
 from ncbook.claims.curves import final, first, series

@@ -1,0 +1,94 @@
+"""Claims across objectives, each on tables where it is true, false and open."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ncbook import claims
+
+PLAIN = ("cross_entropy", "distillation")
+EPISODIC = ("prototypical", "matching", "relation", "ridge", "maml", "anil")
+
+
+def networks(draws=5, spread=0.01, **columns):
+    """One row per objective and draw; a column is a function of (place of the objective, whether it is episodic)."""
+    rng, rows = np.random.default_rng(0), []
+    for draw in range(draws):
+        common = rng.normal(0, 0.05)  # of the draw's classes, the same for all objectives
+        for place, name in enumerate((*PLAIN, *EPISODIC)):
+            episodic = name in EPISODIC
+            row = {"objective": name, "episodic": episodic, "repeat": draw}
+            for column in ("cdnv", "directional", "b3", "error", "own_accuracy_1", "own_accuracy_5"):
+                make = columns.get(column, lambda place, episodic: 1.0 + 0.1 * place)
+                row[column] = (make(place, episodic) + common) * (1 + spread * rng.normal())
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def verdict(name, table):
+    found = claims.judge([name], table).iloc[0]
+    assert found["fails_if"] and found["numbers"]
+    return found["verdict"]
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1.0, claims.HOLDS), (-0.3, claims.FAILS), (0.0, claims.OPEN)])
+def test_classifiers_collapse_more(step, expected):
+    table = networks(cdnv=lambda place, episodic: 1 + step * episodic, spread=0.05)
+    assert verdict("classifiers_collapse_more", table) == expected
+    assert verdict("classifiers_collapse_more", table[table["repeat"] < 2]) == claims.OPEN
+    assert verdict("classifiers_collapse_more", table[table["episodic"]]) == claims.OPEN
+
+
+@pytest.mark.parametrize("name", ["cdnv", "directional", "b3"])
+@pytest.mark.parametrize(("slope", "expected"), [(0.1, claims.HOLDS), (-0.1, claims.FAILS), (0.0, claims.OPEN)])
+def test_predictors_across_objectives(name, slope, expected):
+    table = networks(**{name: lambda place, _: 1 + slope * place})
+    assert verdict(f"{name}_predicts_across_objectives", table) == expected
+    assert verdict(f"{name}_predicts_across_objectives", table[table["objective"].isin(PLAIN)]) == claims.OPEN
+
+
+def test_a_trend_between_draws_is_none_across_objectives():
+    """Harder classes have a larger CDNV and a larger error; that says nothing of objectives."""
+    table = networks(spread=0)
+    rng = np.random.default_rng(1)
+    table["cdnv"] = table["repeat"] + rng.normal(size=len(table)) / 100
+    table["error"] = table["repeat"] + rng.normal(size=len(table)) / 100
+    assert verdict("cdnv_predicts_across_objectives", table) == claims.OPEN
+    assert verdict("cdnv_predicts_within_objectives", table) == claims.HOLDS
+    assert verdict("cdnv_predicts_within_objectives", table.assign(error=-table["error"])) == claims.FAILS
+
+
+def test_directional_against_plain_cdnv():
+    rng = np.random.default_rng(0)
+    noisy = {"cdnv": lambda place, _: 1 + rng.random(), "directional": lambda place, _: 1 + 0.1 * place}
+    table = networks(**noisy)
+    assert verdict("directional_predicts_better_across_objectives", table) == claims.HOLDS
+    swapped = table.rename(columns={"cdnv": "directional", "directional": "cdnv"})
+    assert verdict("directional_predicts_better_across_objectives", swapped) == claims.FAILS
+    assert verdict("directional_predicts_better_across_objectives", table.assign(cdnv=table["directional"])) != (
+        claims.HOLDS
+    )
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"),
+    [(1, 5, claims.HOLDS), (3, 3, claims.HOLDS), (4, 2, claims.FAILS), (2, 2, claims.OPEN)],
+)
+def test_competitive_is_the_upper_half(better, worse, expected):
+    def accuracy(place, episodic):
+        rank = place - len(PLAIN)  # of the methods made for few shots
+        return 0.8 + (0.1 if 0 <= rank < better else -0.1 if rank >= len(EPISODIC) - worse else 0)
+
+    table = networks(own_accuracy_1=accuracy, own_accuracy_5=accuracy, spread=0.003)
+    assert verdict("plain_training_is_competitive_here", table) == expected
+    assert verdict("plain_training_is_competitive_here", table[table["repeat"] < 2]) == claims.OPEN
+    assert verdict("plain_training_is_competitive_here", table[table["episodic"]]) == claims.OPEN
+
+
+def test_missing_numbers_are_not_judged():
+    table = networks()
+    table.loc[3, ["cdnv", "directional", "own_accuracy_1"]] = np.nan
+    for name in ("classifiers_collapse_more", "cdnv_predicts_across_objectives", "plain_training_is_competitive_here"):
+        assert verdict(name, table) == claims.OPEN
+    for name in ("classifiers_collapse_more", "directional_predicts_better_across_objectives"):
+        assert verdict(name, pd.DataFrame(columns=["epoch", "split", "metric", "value"])) == claims.OPEN
