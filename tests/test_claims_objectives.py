@@ -87,7 +87,7 @@ def test_competitive_is_the_upper_half(better, worse, expected):
 
 def test_missing_numbers_are_not_judged():
     table = networks()
-    table.loc[0, ["cdnv", "directional", "own_accuracy_1"]] = np.nan
+    table.loc[0, ["cdnv", "directional", "own_accuracy_1", "own_accuracy_5"]] = np.nan
     for name in ("classifiers_collapse_more", "cdnv_predicts_across_objectives", "plain_training_is_competitive_here"):
         assert verdict(name, table) == claims.OPEN
     for name in ("classifiers_collapse_more", "directional_predicts_better_across_objectives"):
