@@ -18,7 +18,19 @@ from ncbook.claims import (  # noqa: F401  (they register their claims)
     tables,
 )
 from ncbook.claims._ledger import VERDICT, described, ledger, record, shown
-from ncbook.claims._registry import CLAIMS, FAILS, FINDING, HOLDS, OPEN, TABLE, THEOREM, Claim, Verdict
+from ncbook.claims._registry import (
+    CLAIMS,
+    FAILS,
+    FINDING,
+    HOLDS,
+    OPEN,
+    TABLE,
+    THEOREM,
+    Claim,
+    Verdict,
+    mean_interval,
+    spearman,
+)
 from ncbook.claims.curves import final, first, series
 from ncbook.claims.networks import trained
 
@@ -36,9 +48,11 @@ __all__ = [
     "first",
     "judge",
     "ledger",
+    "mean_interval",
     "record",
     "series",
     "shown",
+    "spearman",
     "trained",
 ]
 __dir__ = __all__.copy

@@ -14,22 +14,31 @@ from ncbook.objectives.episodic import Episodic, true_classes
 class Relation(Episodic):
     """Mean squared error of relation scores r(m_j, f(x)) in (0, 1) against 1 for the query's class and 0 for others.
 
-    r = sigmoid of a perceptron with two hidden layers on the pair of the mean m_j of a class's shots and the features
-    of the query.
+    r = sigmoid of a perceptron with two hidden layers, each with batch norm over all pairs, on the pair of the mean m_j
+    of a class's shots and the features of the query.
     """
+
+    HIDDEN = (256, 64)
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        width = max(64, feature_dim)
-        self.of_mean = nn.Linear(feature_dim, width)  # the first layer, in two parts: A [m; f] = A_1 m + A_2 f
-        self.of_query = nn.Linear(feature_dim, width, bias=False)
-        self.rest = nn.Sequential(nn.ReLU(), nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, 1))
+        wide, narrow = self.HIDDEN
+        self.of_mean = nn.Linear(feature_dim, wide)  # the first layer, in two parts: A [m; f] = A_1 m + A_2 f
+        self.of_query = nn.Linear(feature_dim, wide, bias=False)
+        self.rest = nn.Sequential(
+            nn.BatchNorm1d(wide),
+            nn.ReLU(),
+            nn.Linear(wide, narrow),
+            nn.BatchNorm1d(narrow),
+            nn.ReLU(),
+            nn.Linear(narrow, 1),
+        )
         self.chance_loss = 0.25  # of r = 1/2
 
     def scores(self, support: Tensor, queries: Tensor) -> Tensor:
         """Logits of the relation scores."""
-        pairs = self.of_query(queries)[:, :, None] + self.of_mean(support.mean(2))[:, None]  # [T, Q, way, width]
-        return self.rest(pairs).squeeze(-1)
+        pairs = self.of_query(queries)[:, :, None] + self.of_mean(support.mean(2))[:, None]  # [T, Q, way, wide]
+        return self.rest(pairs.flatten(0, 2)).view(pairs.shape[:3])
 
     def criterion(self, scores: Tensor, query: int) -> Tensor:
         """Mean squared error over all pairs of a query and a class."""
