@@ -1,6 +1,6 @@
 """Kills real training processes and compares what comes out in the end with an uninterrupted run.
 
-    python tests/kill_harness.py FOLDER writes|moments|signals|data
+    python tests/kill_harness.py FOLDER writes|moments|signals|data|objectives
 
 Run by test_resilience.py in a process of its own: children are forked from it after everything is imported, with one
 thread, so that a child costs a fraction of a second. Prints one line and exits with 1 if anything differs.
@@ -22,7 +22,7 @@ import torch
 torch.set_num_threads(1)
 
 import ncbook  # noqa: E402
-from ncbook import _files, datasets  # noqa: E402
+from ncbook import _files, catalog, datasets  # noqa: E402
 from ncbook.training import Trainer, fit, measuring  # noqa: E402
 
 measuring.EPISODES = 20  # quick
@@ -45,23 +45,25 @@ def child(work) -> int:
     return os.waitpid(process, 0)[1]
 
 
-def train(folder: Path) -> None:
-    ncbook.train(EXPERIMENT, runs_dir=folder)
+def train(folder: Path, experiment: ncbook.Experiment = EXPERIMENT) -> None:
+    ncbook.train(experiment, runs_dir=folder)
 
 
 def result(folder: Path) -> dict[str, object]:
-    """Everything that a seed determines, to the bit."""
-    (directory,) = [path.parent for path in folder.glob("*/finished.json")]
-    leftovers = [path.name for path in directory.iterdir() if path.name.startswith(("resume", "."))]
-    assert not leftovers, leftovers
-    found = {"history.csv": (directory / "history.csv").read_bytes()}
-    for path in sorted(directory.glob("epoch-*.safetensors")):
-        tensors = {name: tensor.numpy().tobytes() for name, tensor in _files.read_tensors(path).items()}
-        found[path.name] = (_files.read_about(path), tensors)  # the file's header has no fixed order
+    """Everything that a seed determines, to the bit; of a student and its teacher."""
+    found = {}
+    for directory in [path.parent for path in folder.glob("*/finished.json")]:
+        leftovers = [path.name for path in directory.iterdir() if path.name.startswith(("resume", "."))]
+        assert not leftovers, leftovers
+        found[f"{directory.name}/history.csv"] = (directory / "history.csv").read_bytes()
+        for path in directory.glob("epoch-*.safetensors"):
+            tensors = {name: tensor.numpy().tobytes() for name, tensor in _files.read_tensors(path).items()}
+            # the file's header has no fixed order
+            found[f"{directory.name}/{path.name}"] = (_files.read_about(path), tensors)
     return found
 
 
-def killed_at_write(folder: Path, number: int, before: bool) -> bool:
+def killed_at_write(folder: Path, number: int, before: bool, experiment: ncbook.Experiment = EXPERIMENT) -> bool:
     """Train with SIGKILL at the n-th call that changes the disk, before or after it; whether it came so far."""
     count = 0
 
@@ -88,7 +90,7 @@ def killed_at_write(folder: Path, number: int, before: bool) -> bool:
         )
         _files.save_file = deadly(_files.save_file)
         fit.CHECKPOINT_SECONDS = 0.0  # after every step
-        train(folder)
+        train(folder, experiment)
 
     return child(work) != 0
 
@@ -191,10 +193,41 @@ def data() -> int:
         number += 1
 
 
-def compare(folder: Path, what: str) -> None:
-    found = result(folder)
-    if found != EXPECTED:
-        print(what, "differs in", [name for name in EXPECTED if found.get(name) != EXPECTED[name]])
+def small(objective: str) -> ncbook.Experiment:
+    """Three steps in each of two epochs, on batches of rows or on episodes."""
+    own = catalog.OBJECTIVES[objective][1]
+    if "batch_size" in own:
+        size = {"batch_size": 20}
+    else:
+        size = {"train_way": 3, "train_shot": 2, "train_query": 2, "episodes_per_epoch": 3}
+    if "tasks_per_step" in own:
+        size |= {"tasks_per_step": 2, "episodes_per_epoch": 6}
+    changed = {"backbone": "conv4_small", "epochs": 2, "measurements": 2, "learning_rate": 0.01, "batch_size": None}
+    return EXPERIMENT.replace(objective=objective, **changed | size)
+
+
+def every_objective() -> int:
+    """SIGKILL at some of the calls that change the disk, again while it goes on; of a student, first in its teacher."""
+    kills = 0
+    for objective in catalog.OBJECTIVES:
+        experiment = small(objective)
+        train(FOLDER / objective, experiment)
+        expected = result(FOLDER / objective)
+        assert len({name.partition("/")[0] for name in expected}) == (2 if experiment.teacher else 1)
+        folder = FOLDER / f"{objective}-killed"
+        for number in (45, 23, 12, *((60, 40) if experiment.teacher else ())):
+            died = killed_at_write(folder, number, number % 2 == 0, experiment)
+            assert died, f"{objective} finished before call {number}"
+            kills += died
+        train(folder, experiment)
+        compare(folder, f"{objective}, killed again and again", expected)
+    return kills
+
+
+def compare(folder: Path, what: str, expected: dict | None = None) -> None:
+    found, expected = result(folder), EXPECTED if expected is None else expected
+    if found != expected:
+        print(what, "differs in", [name for name in expected | found if found.get(name) != expected.get(name)])
         sys.exit(1)
 
 
@@ -202,6 +235,6 @@ datasets.load_for(EXPERIMENT)  # decoded once, for all children
 train(FOLDER / "whole")
 EXPECTED = result(FOLDER / "whole")
 print(
-    {"writes": writes, "moments": moments, "signals": signals, "data": data}[MODE](),
+    {"writes": writes, "moments": moments, "signals": signals, "data": data, "objectives": every_objective}[MODE](),
     "interruptions, always the same bytes",
 )

@@ -91,6 +91,21 @@ def test_imports_no_torch():
         ({"objective": "prototypical", "batch_size": 32}, ["batch_size=32", "objective='prototypical'"]),
         ({"objective": "prototypical", "n_source": 8, "train_way": 9}, ["train_way=9", "n_source=8"]),
         ({"objective": "prototypical", "train_shot": 0}, ["train_shot=0", "at least 1"]),
+        ({"objective": "matching", "scale": 0}, ["scale=0", "above 0"]),
+        ({"objective": "matching", "scale": True}, ["scale=True", "bool"]),
+        ({"objective": "matching", "learn_scale": "yes"}, ["learn_scale='yes'", "str", "allowed: True or False"]),
+        ({"objective": "matching", "distance": "cosin"}, ["distance='cosin'", "did you mean 'cosine'", "dot"]),
+        ({"objective": "matching", "distance": ["dot"]}, ["distance=['dot']", "did you mean 'dot'"]),
+        ({"objective": "prototypical", "distance": "cosine"}, ["'cosine'", "allowed: squared_euclidean, euclidean"]),
+        ({"objective": "ridge", "ridge": 0.0}, ["ridge=0.0", "above 0"]),
+        ({"objective": "ridge", "ridge": float("nan")}, ["ridge=nan"]),
+        ({"objective": "ridge", "learn_ridge": 0}, ["learn_ridge=0", "int"]),
+        ({"objective": "anil", "inner_rate": -1}, ["inner_rate=-1", "above 0"]),
+        ({"objective": "anil", "inner_steps": 0}, ["inner_steps=0", "at least 1"]),
+        ({"objective": "maml", "second_order": 1}, ["second_order=1", "int", "allowed: True or False"]),
+        ({"objective": "maml", "tasks_per_step": 2.0}, ["tasks_per_step=2.0", "float"]),
+        ({"objective": "distillation", "temperature": 0}, ["temperature=0", "above 0"]),
+        ({"objective": "distillation", "teacher_weight": 1.5}, ["teacher_weight=1.5", "at most 1"]),
         ({"dataset": "omniglot", "n_source": 1600, "n_novel": 100}, ["n_source=1600", "n_novel=100", "1623"]),
         ({"n_source": 10**6}, ["n_source=1000000", "n_novel=100", "n_source at most 16384"]),
         ({"dataset": "cifar10"}, ["n_source=64", "together: 10 (n_source at most 10)"]),
@@ -123,6 +138,24 @@ def test_refuses_with_one_message(parameters, words):
     for word in words:
         assert word in message
     assert raised.value._render_traceback_() == [f"ParameterError: {message}"]
+
+
+@pytest.mark.parametrize("objective", catalog.OBJECTIVES)
+def test_a_parameter_of_another_objective_is_refused_by_name(objective):
+    """Even at the value that is the default there."""
+    own = catalog.OBJECTIVES[objective][1]
+    for other, (_, parameters) in catalog.OBJECTIVES.items():
+        for name in {*parameters} - {*own}:
+            value = getattr(Experiment(objective=other), name)
+            with pytest.raises(ParameterError, match=f"^{name}={value!r} does not belong to objective='{objective}'"):
+                Experiment(objective=objective, **{name: value})
+    assert Experiment(objective=objective).replace(objective="cross_entropy") == Experiment()
+
+
+def test_the_teacher_is_the_run_that_anybody_would_train():
+    student = Experiment(objective="distillation", n_source=8, seed=3, temperature=2.0)
+    assert student.teacher == Experiment(n_source=8, seed=3) and student.teacher.teacher is None
+    assert all(Experiment(objective=name).teacher is None for name in catalog.OBJECTIVES if name != "distillation")
 
 
 def test_validation_classes_are_spared_by_the_default_of_the_novel_ones():

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import ncbook
-from ncbook import _files, runs, training
+from ncbook import _files, catalog, runs, training
 from ncbook._files import DamagedFileError, StorageError
 from ncbook.runs import layout
 from ncbook.training import Trainer, fit, measuring
@@ -58,7 +58,7 @@ def assert_same(run, whole):
 
 
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize("mode", ["writes", "moments", "signals", "data"])
+@pytest.mark.parametrize("mode", ["writes", "moments", "signals", "data", "objectives"])
 def test_killed_processes_lose_nothing_that_matters(root, tmp_path, mode):
     """SIGKILL at every call that changes the disk, and at random moments; SIGTERM after a step. In a process apart."""
     command = [sys.executable, str(root / "tests" / "kill_harness.py"), str(tmp_path), mode]
@@ -67,7 +67,7 @@ def test_killed_processes_lose_nothing_that_matters(root, tmp_path, mode):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     kills = int(done.stdout.split()[0])
-    assert kills >= {"writes": 34, "moments": 10, "signals": 6, "data": 2}[mode]
+    assert kills >= {"writes": 34, "moments": 10, "signals": 6, "data": 2, "objectives": 26}[mode]
 
 
 def stop_at(monkeypatch, number, act):
@@ -172,6 +172,32 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(small, whole, tmp_pa
         spoil(directory / name, "altered")
     with pytest.warns(UserWarning, match="older state"):
         assert_same(ncbook.train(small, runs_dir=tmp_path), whole)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("objective", [name for name in catalog.OBJECTIVES if name != "cross_entropy"])
+def test_every_objective_is_healed(small, tmp_path, monkeypatch, objective):
+    """A checkpoint that was altered, then weights of a finished run; of a student also those of its teacher."""
+    own = catalog.OBJECTIVES[objective][1]
+    size = {"episodes_per_epoch": 3, "train_way": 3} if "train_way" in own else {"batch_size": 20}
+    size |= {"episodes_per_epoch": 6, "tasks_per_step": 2} if "tasks_per_step" in own else {}
+    changed = {"backbone": "conv4_small", "epochs": 2, "measurements": 2, "n_novel": 0, "batch_size": None}
+    experiment = small.replace(objective=objective, **changed | size)  # three steps an epoch
+    expected = ncbook.train(experiment, runs_dir=tmp_path / "whole")
+    folder = tmp_path / "damaged"
+    if experiment.teacher:
+        ncbook.train(experiment.teacher, runs_dir=folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "CHECKPOINT_SECONDS", 0.0)
+        stop_at(patch, 4, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match="stopped at epoch 1 of 2"):
+            ncbook.train(experiment, runs_dir=folder)
+    directory = runs.locate(experiment, folder)
+    spoil(directory / "resume.safetensors", "altered")
+    assert_same(ncbook.train(experiment, runs_dir=folder), expected)
+    for damaged in {directory, runs.locate(experiment.teacher or experiment, folder)}:
+        spoil(damaged / "epoch-000002.safetensors", "altered")
+    assert_same(ncbook.train(experiment, runs_dir=folder), expected)
 
 
 def spoil_config_gone(directory):

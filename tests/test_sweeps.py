@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import ncbook
-from ncbook import sweeps
-from ncbook.training import fit
+from ncbook import catalog, sweeps
+from ncbook.training import fit, measuring
 
 EXPERIMENTS = [
     ncbook.Experiment(n_source=4, n_novel=5, epochs=2, batch_size=16, measurements=2, precision="float32", seed=seed)
@@ -144,3 +144,39 @@ def test_networks_side_by_side_on_images_at_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "_fit", lambda *_: pytest.fail("trained again"))
     again = list(sweeps.trained(experiments, images=images, workers=2))
     assert [run.directory for run in again] == [run.directory for run in found]
+
+
+def one_of_each(**classes):
+    """A small experiment with every objective; the teacher of the student is among them."""
+    episodes = dict(train_way=3, train_shot=2, train_query=2, episodes_per_epoch=4)
+    return [
+        ncbook.Experiment(
+            objective=name, n_source=4, epochs=2, measurements=2, precision="float32", backbone="conv4_small",
+            **classes, **(episodes if "train_way" in own else {"batch_size": 16}),
+        )
+        for name, (_, own) in catalog.OBJECTIVES.items()
+    ]  # fmt: skip
+
+
+def test_every_objective_side_by_side(tmp_path, monkeypatch):
+    """The student before its teacher and beside it: whoever comes second waits, and finds it."""
+    monkeypatch.setenv("NCBOOK_RUNS", str(tmp_path / "side by side"))
+    experiments = sorted(one_of_each(n_novel=0, n_validation=0), key=lambda e: e.objective != "distillation")
+    found = dict(zip(experiments, sweeps.trained(experiments, workers=2), strict=True))
+    assert [run.experiment for run in found.values()] == experiments and all(run.finished for run in found.values())
+    student = experiments[0]
+    assert found[student].config["teacher"] == found[student.teacher].directory.name
+    assert len([*(tmp_path / "side by side").glob("*/finished.json")]) == len(experiments)
+    monkeypatch.setenv("NCBOOK_RUNS", str(tmp_path / "in turn"))
+    for run in sweeps.trained(experiments, workers=1):
+        pd.testing.assert_frame_equal(run.history, found[run.experiment].history, check_exact=True)
+
+
+def test_a_sweep_over_every_objective(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "EPISODES", 20)
+    table = ncbook.sweep(one_of_each(n_novel=5), runs_dir=tmp_path, threads=1)
+    assert table["error"].isna().all() and table["objective"].unique().tolist() == list(catalog.OBJECTIVES)
+    last = table.query("epoch == 2 and split == 'novel' and metric == 'accuracy_5shot'")
+    assert len(last) == len(catalog.OBJECTIVES) and last["value"].between(0.2, 1).all()
+    heads = table.query("split == 'source_test' and metric == 'accuracy'")["objective"].unique()
+    assert sorted(heads) == ["cross_entropy", "distillation"]

@@ -217,12 +217,22 @@ def test_equal_steps_whatever_the_number_of_classes():
     assert steps[8] == steps[64] == 300
 
 
+def episodic(name):
+    """Parameters of small episodes, six steps of them in an epoch."""
+    tasks = dict(tasks_per_step=2, inner_rate=0.1) if name in ("maml", "anil") else {}
+    episodes = 6 * tasks.get("tasks_per_step", 1)
+    small = dict(train_way=4, train_shot=2, train_query=2, backbone="conv4_small", precision="float32")
+    return dict(objective=name, episodes_per_epoch=episodes, **small, **tasks)
+
+
 TRAINED = {
     "sgd": dict(precision="float32", learning_rate=0.05),
     "adam, cosine": dict(precision="float32", optimizer="adam", schedule="cosine", learning_rate=0.01),
     "bfloat16": dict(precision="bfloat16", augmentation="crop_flip", learning_rate=0.05),
     "no momentum": dict(precision="float32", momentum=0.0, schedule="step"),
-    "episodes": dict(objective="prototypical", train_way=4, episodes_per_epoch=6, optimizer="adam"),
+    "distillation": dict(objective="distillation", precision="float32"),
+    **{name: episodic(name) for name in catalog.OBJECTIVES if name not in ("cross_entropy", "distillation")},
+    "maml, bfloat16": episodic("maml") | dict(precision="bfloat16", second_order=False),
 }
 
 
@@ -230,10 +240,14 @@ TRAINED = {
 @pytest.mark.parametrize("stop", [3, 6, 8])
 def test_a_trainer_goes_on_from_its_state(name, stop):
     own = TRAINED[name]
-    rows = {} if "objective" in own else {"batch_size": 15}  # 90 samples: 6 steps per epoch
+    rows = {} if "train_way" in own else {"batch_size": 15}  # 90 samples: 6 steps per epoch
     experiment = ncbook.Experiment(n_source=6, n_novel=0, epochs=2, **rows, **own)
     source = source_of(experiment)
     whole, first, second = (Trainer(experiment, source.images, source.labels) for _ in range(3))
+    if experiment.teacher:
+        teacher = Trainer(experiment.teacher, source.images, source.labels)
+        for trainer in (whole, first, second):
+            trainer.objective.learn_from(teacher.backbone, teacher.objective)
     assert whole.steps_per_epoch == 6
     losses = []
     while not whole.finished:
@@ -264,6 +278,48 @@ def test_an_episodic_run_is_measured_like_every_other(tmp_path):
     assert metrics["source_train"] < metrics["novel"] and "accuracy_5shot" in metrics["novel"]
     accuracy = run.history.query("split == 'novel' and metric == 'accuracy_5shot'")["value"].tolist()
     assert accuracy[-1] > accuracy[0]
+
+
+@pytest.mark.parametrize("name", catalog.OBJECTIVES)
+def test_a_step_in_bfloat16_goes_where_one_in_float32_goes(name):
+    """What autocast keeps of a pass without gradients must not take those of the next one away."""
+    slopes = []
+    for precision in ("float32", "bfloat16"):
+        own = episodic(name) if name not in ("cross_entropy", "distillation") else {"objective": name}
+        experiment = ncbook.Experiment(n_source=6, n_novel=0, **own | {"precision": precision, "augmentation": "none"})
+        source = source_of(experiment)
+        trainer = Trainer(experiment, source.images, source.labels)
+        if experiment.teacher:
+            teacher = Trainer(experiment.teacher, source.images, source.labels)
+            trainer.objective.learn_from(teacher.backbone, teacher.objective)
+        trainer.advance()
+        slopes.append({name: parameter.grad.flatten() for name, parameter in trainer._parameters().items()})
+    names = [name for name in slopes[0] if not name.endswith("0.bias")]  # of a convolution before batch norm: 0
+    assert torch.cosine_similarity(*(torch.cat([slope[name] for name in names]) for slope in slopes), dim=0) > 0.9
+    for name in names:
+        assert slopes[1][name].norm() > slopes[0][name].norm() / 2 > 0, name
+
+
+@pytest.mark.parametrize("first", ["teacher", "student"])
+def test_a_student_is_taught_by_the_run_of_its_teacher(tmp_path, monkeypatch, first):
+    student = ncbook.Experiment(
+        objective="distillation", n_source=6, n_novel=0, epochs=1, batch_size=32, measurements=2,
+        backbone="conv4_small", precision="float32",
+    )  # fmt: skip
+    trained, whole = [], fit._fit
+    monkeypatch.setattr(fit, "_fit", lambda store, e, *rest: trained.append(e) or whole(store, e, *rest))
+    teacher = ncbook.train(student.teacher, runs_dir=tmp_path) if first == "teacher" else None
+    run = ncbook.train(student, runs_dir=tmp_path)
+    teacher = teacher or ncbook.train(student.teacher, runs_dir=tmp_path)
+    assert trained == [student.teacher, student]  # each once
+    assert run.config["teacher"] == teacher.directory.name and "teacher" not in teacher.config
+    assert {path.parent for path in tmp_path.glob("*/config.json")} == {run.directory, teacher.directory}
+    begun, other = run.model(0).state_dict(), teacher.model(0).state_dict()
+    assert begun.keys() == other.keys() and not torch.equal(begun["block1.0.weight"], other["block1.0.weight"])
+    ncbook.train(student, runs_dir=tmp_path)
+    assert len(trained) == 2
+    metrics = run.history.query("split == 'source_train'")["metric"].tolist()
+    assert {"loss", "accuracy", "nc3", "nc4"} < {*metrics}
 
 
 def test_a_signal_outside_a_training_is_delivered_at_the_end():

@@ -4,6 +4,7 @@ Built by `ncbook.objectives.build`. As the features do not adapt, all episodes o
 with it its batch statistics.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -58,9 +59,8 @@ def descend(
 ) -> dict[str, Tensor]:
     """Parameters, by name, after gradient steps on ``error(parameters)``."""
     for _ in range(steps):
-        slopes = torch.func.grad(error)(parameters)
-        if not second_order:
-            slopes = {name: slope.detach() for name, slope in slopes.items()}
+        with contextlib.nullcontext() if second_order else torch.no_grad():  # which leaves this gradient what it is
+            slopes = torch.func.grad(error)(parameters)
         parameters = {name: value - rate * slopes[name] for name, value in parameters.items()}
     return parameters
 

@@ -4,6 +4,7 @@ Built by `ncbook.objectives.build`.
 """
 
 import contextlib
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Maml(Episodic):
         """Logits of the adapted network [T, way * query, way]; see `Episodic.episode_scores`."""
         check_way(self.way, pixels.shape[1])
         network = nn.Sequential(backbone, self.head)
-        with batch_statistics(network):
+        with batch_statistics(network, written_out=self.vectorized):
             if self.vectorized:
                 return torch.func.vmap(lambda episode: self._one(network, episode, shot))(pixels)
             return torch.stack([self._one(network, episode, shot) for episode in pixels])
@@ -69,16 +70,35 @@ class Maml(Episodic):
 
 
 @contextlib.contextmanager
-def batch_statistics(network: nn.Module):
-    """Batch norm normalizes by the batch at hand and leaves its running statistics as they are."""
-    training = network.training
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+def batch_statistics(network: nn.Module, written_out: bool = False):
+    """Batch norm normalizes by the batch at hand and leaves its running statistics as they are.
+
+    Args:
+        network: in any mode, in which it is left again.
+        written_out: batch norm in elementary operations; that of torch 2.15 has a wrong second derivative under vmap.
+    """
+    modes = {module: module.training for module in network.modules()}
+    norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracking = {norm: norm.track_running_stats for norm in norms}
     try:
         network.train()
         for norm in norms:
             norm.track_running_stats = False
+            if written_out:
+                norm.forward = functools.partial(_normalized, norm)
         yield
     finally:
         for norm in norms:
-            norm.track_running_stats = True
-        network.train(training)
+            norm.track_running_stats = tracking[norm]
+            if written_out:
+                del norm.forward
+        for module, training in modes.items():
+            module.training = training
+
+
+def _normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Batch norm of [B, C, H, W] by its own statistics."""
+    values = x.to(norm.weight.dtype)
+    variance, mean = torch.var_mean(values, (0, 2, 3), correction=0, keepdim=True)
+    scale = (variance + norm.eps).rsqrt() * norm.weight[:, None, None]
+    return ((values - mean) * scale + norm.bias[:, None, None]).to(x.dtype)
