@@ -69,7 +69,7 @@ def _each(table: pd.DataFrame, check, of=lambda verdict: abs(verdict.statistic))
 
 @claim(
     "episodes_nc_plateaus",
-    "NC1 and NC2 of training episodes fall and then stay, above zero: no complete collapse",
+    "NC1 and NC2 of training episodes (mean of both sets) fall and then stay, above zero: no complete collapse",
     "report, figures 2 and 4",
     fails_if=f"one rises, changes in the second half by more than {ALIKE:.0%} of its fall, or ends below {LEFT:.0%} of "
     "its start, each beyond an interval over draws that holds for all at once",
@@ -77,22 +77,18 @@ def _each(table: pd.DataFrame, check, of=lambda verdict: abs(verdict.statistic))
 def _plateaus(table):
     def check(rows, name):
         for metric in NC:
-            for part in SETS:
-                runs = _rows(rows, metric, part, "source_train", "report").pivot(
-                    index="repeat", columns="epoch", values="value"
-                )
-                what = f"{name} {part} {metric}"
-                if runs.shape[1] < FEWEST or not np.isfinite(runs).all(axis=None):
-                    yield Verdict(OPEN, f"{what}: not {FEWEST} finite moments in each run")
-                    continue
-                first, middle, last = (runs.iloc[:, place] for place in (0, runs.shape[1] // 2, -1))
-                change, parts = np.log(last / first), 4 * len(NC) * len(SETS) * len(_names(table))
-                ends = " → ".join(f"{moment.mean():.3g}" for moment in (first, middle, last))
-                stays = _within(
-                    (middle - last) / (first - last), ALIKE, f"{what} {ends}, of the fall after half", parts
-                )
-                falls = [side(change, -1, parts), side(change, 1, parts, np.log(LEFT))] if stays.n >= 3 else [OPEN]
-                yield stays._replace(verdict=together([stays.verdict, *falls]))
+            runs = [_rows(rows, metric, part, "source_train", "report") for part in SETS]
+            runs = [part.pivot(index="repeat", columns="epoch", values="value") for part in runs]
+            runs, what = sum(runs) / len(SETS), f"{name} {metric}"
+            if runs.shape[1] < FEWEST or not np.isfinite(runs).all(axis=None):
+                yield Verdict(OPEN, f"{what}: not {FEWEST} finite moments in each run")
+                continue
+            first, middle, last = (runs.iloc[:, place] for place in (0, runs.shape[1] // 2, -1))
+            change, parts = np.log(last / first), 4 * len(NC) * len(_names(table))
+            ends = " → ".join(f"{moment.mean():.3g}" for moment in (first, middle, last))
+            stays = _within((middle - last) / (first - last), ALIKE, f"{what} {ends}, of the fall after half", parts)
+            falls = [side(change, -1, parts), side(change, 1, parts, np.log(LEFT))] if stays.n >= 3 else [OPEN]
+            yield stays._replace(verdict=together([stays.verdict, *falls]))
 
     return _each(table, check)
 
