@@ -17,7 +17,8 @@ class Conv4(nn.Sequential):
 
     The network of Vinyals et al. (2016) and Snell et al. (2017). With one input channel 111,936 parameters
     (convolutions with bias, batch norm included). Images of 28 x 28 give D = 64 features, 32 x 32 D = 256.
-    "conv4_small" has 8, 16, 32 and 64 filters (24,624 parameters): as many features at an eighth of the time.
+    "conv4_small" has 8, 16, 32 and 64 filters (24,624 parameters): as many features at an eighth of the time;
+    "conv4_small_wide" differs in the last block alone, 256 filters (80,496 parameters, D = 256).
     """
 
     def __init__(self, in_channels: int, image_size: int, widths=(64, 64, 64, 64)):

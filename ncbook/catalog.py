@@ -73,6 +73,7 @@ _BLOCKS = tuple(f"block{i}" for i in range(1, 5))
 BACKBONES = {
     "conv4": Backbone("Conv4", 16, (*_BLOCKS, "features")),
     "conv4_small": Backbone("Conv4", 16, (*_BLOCKS, "features"), {"widths": (8, 16, 32, 64)}),
+    "conv4_small_wide": Backbone("Conv4", 16, (*_BLOCKS, "features"), {"widths": (8, 16, 32, 256)}),
     **{
         f"plain{depth}{size}": Backbone(
             "PlainConv",

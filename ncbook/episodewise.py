@@ -86,10 +86,9 @@ def measure(
             features = features @ _projection(features.shape[-1], dim, seed)
         covariance = _within_class_covariance(features)
         parts = {"support": features[:, :, :shot], "query": features[:, :, shot:]}
+        floors = {shape: _floors(covariance, shape, seed) for shape in {part.shape for part in parts.values()}}
         for name, part in parts.items():
-            values = {metric: _each(METRICS[metric], part) for metric in metrics} | _floors(
-                covariance, part.shape, seed
-            )
+            values = {metric: _each(METRICS[metric], part) for metric in metrics} | floors[part.shape]
             if name == "query":
                 values |= _nearest_mean(*parts.values())
             for metric, v in values.items():

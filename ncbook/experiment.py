@@ -47,8 +47,8 @@ class Experiment:
             published lists); None: "lake".
         backbone: the feature map f: "conv4" (the default; four convolutions), "plain3", "plain5", "plain10", "plain14",
             "plain18", "plain20" (that many convolutions), "resnet12", "resnet18" or "wrn_28_4"; with
-            fewer channels, for two CPU cores: "conv4_small", "plain3_small", "plain5_small", "plain10_small",
-            "plain14_small", "plain18_small", "plain20_small", "resnet12_small".
+            fewer channels, for two CPU cores: "conv4_small", "conv4_small_wide" (with more features), "plain3_small",
+            "plain5_small", "plain10_small", "plain14_small", "plain18_small", "plain20_small", "resnet12_small".
         objective: what is minimized. On batches of samples: "cross_entropy" (the default), or "distillation" (its
             teacher is the run with "cross_entropy" and the other parameters alike). On episodes: "prototypical",
             "matching", "relation", "ridge" (R2D2), "maml" or "anil".

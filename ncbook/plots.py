@@ -20,9 +20,9 @@ from ncbook._files import in_figures
 
 __all__ = [
     "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "MARKERS", "METRICS", "NAMES", "SHOTS",
-    "accuracy_against_cdnv", "against_source_classes", "by_layer", "by_source_classes", "dots", "errors_and_bounds",
-    "over_training", "plain_log_ticks", "save", "save_table", "setup", "sheet", "tightness", "use_style",
-    "worst_errors",
+    "accuracy_against_cdnv", "against_source_classes", "by_layer", "by_set", "by_source_classes", "dots",
+    "errors_and_bounds", "factors", "over_training", "plain_log_ticks", "save", "save_table", "setup", "sheet",
+    "tightness", "use_style", "worst_errors",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
@@ -41,11 +41,14 @@ METRICS = {
     "cdnv_debiased_mean": "CDNV, de-biased",
     "nc1": "NC1",
     "nc2": "NC2",
+    "nc2_uncentered": "NC2 (as printed)",
+    "nc2_normalized": "NC2 (centered, normalized)",
     "nc3": "NC3",
     "nc4": "NC4 (fraction of samples)",
     "accuracy": "accuracy (fraction of samples)",
     "loss": "loss (nats)",
     "accuracy_5shot": "5-shot accuracy (fraction, 5-way)",
+    "error": "error (fraction of queries)",
     "error_5shot": "5-shot error (fraction, 5-way)",
     "accuracy_1shot": "1-shot accuracy (fraction, 5-way)",
     "min_distance": "smallest distance of class means",
@@ -179,6 +182,49 @@ def by_layer(layers: pd.DataFrame, metric: str, *, ax: Axes, by: str = "layers",
         rows = layers[layers[by] == key].assign(value=layers[metric])
         _with_band(ax, rows, "depth", shade, f"{key:g}", marker, "--" if key in dashed else "-")
     _axes(ax, metric, "epoch").set_xlabel("layer")
+    return ax
+
+
+SETS = {"support": "-", "query": ":"}
+
+
+def by_set(table: pd.DataFrame, metric: str, *, ax: Axes, floor: str | None = None) -> Axes:
+    """One metric of the support sets (solid) and query sets (dotted) of episodes over training, a color per split.
+
+    Args:
+        table: rows of `episodewise.measure`; several networks make a band, as in `over_training`.
+        metric: which metric.
+        ax: where to draw.
+        floor: a metric whose mean over networks is drawn dashed, such as "nc1_floor".
+    """
+    for split, color in COLORS.items():
+        for part, line in SETS.items():
+            rows = table[(table["split"] == split) & (table["set"] == part)]
+            if (rows["metric"] == metric).any():
+                label = f"{NAMES[split]}, {part} sets" if split != "source_train" else f"training classes, {part} sets"
+                _with_band(ax, rows[rows["metric"] == metric], "epoch", color, label, MARKERS[split], line)
+            if floor is not None and (rows["metric"] == floor).any():
+                mean = rows[rows["metric"] == floor].groupby("epoch")["value"].mean()
+                ax.plot(mean.index, mean, color=color, linestyle="--", linewidth=0.9)
+    return _axes(ax, metric, "epoch")
+
+
+def factors(rows: pd.DataFrame, *, ax: Axes) -> Axes:
+    """Factors with their intervals on a log axis, a row each, with 1 dashed.
+
+    Args:
+        rows: label, statistic, low and high; an interval that is not finite is left out.
+        ax: where to draw.
+    """
+    places = range(len(rows))[::-1]
+    for place, row in zip(places, rows.itertuples(), strict=True):
+        if np.isfinite([row.low, row.high]).all():
+            ax.plot([row.low, row.high], [place, place], color="0.3", linewidth=1.2)
+        ax.plot(row.statistic, place, "o", color="0.1")
+    ax.axvline(1, color="0.3", linestyle="--", linewidth=1)
+    ax.set_yticks(places, rows["label"], fontsize=8)
+    ax.set(xscale="log", ylim=(-0.6, len(rows) - 0.4))
+    plain_log_ticks(ax.xaxis)
     return ax
 
 

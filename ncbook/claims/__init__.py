@@ -64,8 +64,9 @@ def judge(names: list[str], table: pd.DataFrame) -> pd.DataFrame:
     Args:
         names: names out of `CLAIMS`.
         table: tidy histories (epoch, step, split, metric, value and, for several runs, n_source, repeat,
-            learning_rate, layers, or backbone and way), one row per pair of classes (error, half_width, and a column
-            for each bound), or few-shot accuracies (method, dataset, shot, accuracy).
+            learning_rate or layers), rows of `episodewise.measure` with backbone, repeat and setting, one row per pair
+            of classes (error, half_width, and a column for each bound), or few-shot accuracies (method, dataset, shot,
+            accuracy).
 
     Returns:
         One row per claim: claim, kind, statement, source, verdict, statistic, low, high (its 95 % interval), n

@@ -131,6 +131,22 @@ def above_zero(values, sign: int, what: str, parts: int = 1) -> Verdict:
     return Verdict(side(values, sign, parts), text, mean, low, high, len(values))
 
 
+def log_ratio(a: pd.Series, b: pd.Series, sign: int, what: str, parts: int = 1) -> Verdict:
+    """Whether a is above (sign 1) or below (sign -1) b: the factor between them, its interval over draws."""
+    found = above_zero(by_draw(np.log(a / b)), sign, what, parts)
+    if np.isnan(found.statistic):
+        return found
+    factor, low, high = np.exp([found.statistic, found.low, found.high])
+    text = f"{what} {factor:.3g} ({low:.3g} … {high:.3g}), n = {found.n} draws, {len(a)} networks"
+    return Verdict(found.verdict, text, factor, low, high, found.n)
+
+
+def all_of(*parts: Verdict) -> Verdict:
+    """Several statements that must all hold; the statistic is that of the first."""
+    verdict = together([part.verdict for part in parts])
+    return parts[0]._replace(verdict=verdict, numbers="; ".join(part.numbers for part in parts))
+
+
 def _centered_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks less their mean, ties with their mean rank (scipy's is slow to import)."""
     ranks = pd.Series(values).rank().to_numpy()

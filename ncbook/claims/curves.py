@@ -15,10 +15,11 @@ from ncbook.claims._registry import (
     OPEN,
     Verdict,
     above_zero,
+    all_of,
     by_draw,
     claim,
+    log_ratio,
     spearman,
-    together,
     trend,
 )
 
@@ -55,26 +56,10 @@ def _missing(table: pd.DataFrame, *wanted: tuple[str, str]) -> Verdict | None:
     return None
 
 
-def _together(*parts: Verdict) -> Verdict:
-    """Several statements that must all hold; the statistic is that of the first."""
-    verdict = together([part.verdict for part in parts])
-    return parts[0]._replace(verdict=verdict, numbers="; ".join(part.numbers for part in parts))
-
-
-def _log_ratio(a: pd.Series, b: pd.Series, sign: int, what: str, parts: int = 1) -> Verdict:
-    """Whether a is above (sign 1) or below (sign -1) b: the factor between them, its interval over draws."""
-    found = above_zero(by_draw(np.log(a / b)), sign, what, parts)
-    if np.isnan(found.statistic):
-        return found
-    factor, low, high = np.exp([found.statistic, found.low, found.high])
-    text = f"{what} {factor:.3g} ({low:.3g} … {high:.3g}), n = {found.n} draws, {len(a)} networks"
-    return Verdict(found.verdict, text, factor, low, high, found.n)
-
-
 def _falls(table: pd.DataFrame, split: str, parts: int = 1) -> Verdict:
     """Final CDNV over the one before training, below 1."""
     ends = final(table, split, "cdnv"), first(table, split, "cdnv")
-    return _log_ratio(*ends, -1, f"{split} CDNV, final / initial:", parts)
+    return log_ratio(*ends, -1, f"{split} CDNV, final / initial:", parts)
 
 
 INITIAL = "the interval of final / initial CDNV over draws lies above 1"
@@ -107,7 +92,7 @@ def _train_cdnv_falls(table):
     above = final(table, "source_train", "cdnv") / rows.groupby(NETWORK)["value"].min() - 1
     rises = rows.groupby(NETWORK)["value"].apply(lambda run: int((np.diff(run) > 0).sum())).sum()
     text = f"ends at most {above.max():.0%} above its lowest value; rises in {rises} of {len(rows) - len(above)} steps"
-    return _together(falls, Verdict(HOLDS if above.max() <= RISE else FAILS, text))
+    return all_of(falls, Verdict(HOLDS if above.max() <= RISE else FAILS, text))
 
 
 @claim(
@@ -124,7 +109,7 @@ def _train_nc_falls(table):
         begin, end = first(table, "source_train", metric), final(table, "source_train", metric)
         what = f"{metric} {begin.mean():.2g} → {end.mean():.2g}, difference"
         parts.append(above_zero(by_draw(end - begin), -1, what, parts=4))
-    return _together(*parts)
+    return all_of(*parts)
 
 
 @claim(
@@ -140,7 +125,7 @@ def _new_samples(table):
         return missing
     train, test = final(table, "source_train", debiased), final(table, "source_test", debiased)
     what = f"de-biased CDNV {train.mean():.3f} (train), {test.mean():.3f} (test), ratio"
-    return _together(_log_ratio(test, train, 1, what, parts=2), _falls(table, "source_test", parts=2))
+    return all_of(log_ratio(test, train, 1, what, parts=2), _falls(table, "source_test", parts=2))
 
 
 @claim(
@@ -155,7 +140,7 @@ def _new_classes(table):
         return missing
     test, novel = final(table, "source_test", debiased), final(table, "novel", debiased)
     what = f"de-biased CDNV {test.mean():.3f} (test), {novel.mean():.3f} (novel), ratio"
-    return _together(_log_ratio(novel, test, 1, what, parts=2), _falls(table, "novel", parts=2))
+    return all_of(log_ratio(novel, test, 1, what, parts=2), _falls(table, "novel", parts=2))
 
 
 def _against_l(table: pd.DataFrame, values: pd.Series, sign: int, what: str) -> Verdict:
