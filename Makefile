@@ -80,7 +80,7 @@ figures: env  ## Rebuild figures/: every notebook on strokes and on what NCBOOK_
 
 .PHONY: bench
 bench: env  ## Compare with the peers: benchmarks/results/*.md.
-	@for benchmark in benchmarks/collapse.py benchmarks/fewshot.py benchmarks/training.py; do $(BIN)/python "$$benchmark" || exit 1; done
+	@for benchmark in collapse fewshot training objectives; do $(BIN)/python "benchmarks/$$benchmark.py" || exit 1; done
 
 # Rooted here, so that notebooks/ and out/ are both in its file browser. Jupyter refuses root (containers) unless told.
 .PHONY: lab

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import collapse
 import fewshot
+import objectives
 import pandas as pd
 import torch
 import training
@@ -67,6 +68,11 @@ def training_table(device: str) -> str:
         f"conv4, strokes, {images:,} images in {seconds:.1f} s, measuring included ({run.config['precision']})"
     )
     return "\n\n".join(parts)
+
+
+def objectives_table(device: str) -> str:
+    """A step on an episode against the bare step; MAML a task at a time, all by vmap, and by its peers."""
+    return objectives.run(device)
 
 
 def matrix_rate(device: str, size: int = 8192) -> float:
@@ -144,6 +150,7 @@ MEASUREMENTS = {
     "collapse": collapse_table,
     "fewshot": fewshot_table,
     "training": training_table,
+    "objectives": objectives_table,
     "settings": settings_table,
 }
 

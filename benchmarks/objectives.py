@@ -13,12 +13,13 @@ A step of MAML: 4 tasks of 5 classes, 5 shots and 5 queries of each, the gradien
 loss through 1 or 5 steps on the shots. "Ours" is the objective's, a task at a time or all by vmap; its pass for the
 running statistics, which the others do not follow, and its augmentation are left out. "Autograd" is a plain loop with
 torch.autograd.grad; higher and torchopt are packages for just that, left out where they are not installed. Gradients of
-all of them are compared first.
+all of them are compared first, in double precision: in single, an image at the kink of a ReLU may fall on either side.
 """
 
 import argparse
 import functools
 import importlib.util
+from collections.abc import Callable
 
 import torch
 from measuring import hardware, measure
@@ -87,23 +88,28 @@ def steps_table(device: str = "cpu", repeats: int = 30) -> str:
 class Adapting:
     """A network with a head, and the episodes that every variant of MAML takes its gradient of."""
 
-    def __init__(self, backbone: str, steps: int, second_order: bool, device: str):
+    def __init__(self, backbone: str, steps: int, second_order: bool, device: str, dtype=torch.float32):
         trainer = trainer_of(
             "maml", device, backbone=backbone, train_way=MAML_WAY, tasks_per_step=TASKS, inner_steps=steps,
             inner_rate=RATE, second_order=second_order,
         )  # fmt: skip
         self.objective, self.backbone = trainer.objective, trainer.backbone
-        self.network, self.device = nn.Sequential(self.backbone, self.objective.head), device
+        self.network = nn.Sequential(self.backbone, self.objective.head).to(dtype)
         self.parameters = list(self.network.parameters())
         self.steps, self.second_order = steps, second_order
         trainer._begin_epoch()
         batch = trainer._remaining[0]
         rows = torch.cat([batch.support, batch.query], 2)  # [T, way, shot + query]
-        self.pixels = trainer.images(rows.flatten()).unflatten(0, rows.shape)
+        self.pixels = trainer.images(rows.flatten()).unflatten(0, rows.shape).to(dtype)
         self.shots = [episode[:, :SHOT].flatten(0, 1) for episode in self.pixels]
         self.queries = [episode[:, SHOT:].flatten(0, 1) for episode in self.pixels]
         classes = torch.arange(MAML_WAY, device=device)
         self.shot_labels, self.query_labels = classes.repeat_interleave(SHOT), classes.repeat_interleave(QUERY)
+
+    def variants(self, missing: list[str]) -> dict[str, Callable]:
+        peers = {name: getattr(self, name) for name in ("higher", "torchopt") if name not in missing}
+        vectorized = functools.partial(self.ours, vectorized=True)
+        return {"autograd": self.autograd, "**ours**": self.ours, "**ours**, vmap": vectorized, **peers}
 
     def ours(self, vectorized: bool = False) -> list[torch.Tensor]:
         self.objective.vectorized = vectorized
@@ -153,6 +159,16 @@ class Adapting:
             return torch.autograd.grad(torch.stack(losses).mean(), self.parameters)
 
 
+def disagreement(variants: dict[str, Callable]) -> dict[str, float]:
+    """Each variant's gradient less the first one's, over the length of that; refused where it is another one."""
+    slopes = {name: torch.cat([slope.flatten() for slope in call()]) for name, call in variants.items()}
+    first = next(iter(slopes.values()))
+    apart = {name: float((slope - first).norm() / first.norm()) for name, slope in slopes.items()}
+    if max(apart.values()) > 1e-4:
+        raise AssertionError(f"other gradients: {apart}")
+    return apart
+
+
 def maml_table(device: str = "cpu", repeats: int = 7, backbones=BACKBONES, second_order: bool = True) -> str:
     """One gradient of MAML, ours and the peers'."""
     missing = [name for name in ("higher", "torchopt") if importlib.util.find_spec(name) is None]
@@ -164,28 +180,19 @@ def maml_table(device: str = "cpu", repeats: int = 7, backbones=BACKBONES, secon
         "",
         *([f"Left out, not installed: {', '.join(missing)}.", ""] if missing and second_order else []),
         "| network | steps on the shots | variant | ms, median | ms, least | ÷ autograd, median of the turns "
-        "| peak MiB | cosine with autograd's gradient |",
+        "| peak MiB | gradient's relative error, float64 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for backbone in backbones:
         for steps in STEPS:
-            adapting = Adapting(backbone, steps, second_order, device)
-            variants = {
-                "autograd": adapting.autograd,
-                "**ours**": adapting.ours,
-                "**ours**, vmap": functools.partial(adapting.ours, vectorized=True),
-                **{name: getattr(adapting, name) for name in ("higher", "torchopt") if name not in missing},
-            }
+            apart = disagreement(Adapting(backbone, steps, second_order, device, torch.float64).variants(missing))
+            variants = Adapting(backbone, steps, second_order, device).variants(missing)
             measured = measure(variants, device, repeats)
-            flat = {name: torch.cat([s.flatten() for s in slopes]) for name, (_, _, slopes) in measured.items()}
             for name, (seconds, peak, _) in measured.items():
-                alike = float(torch.cosine_similarity(flat[name].double(), flat["autograd"].double(), dim=0))
-                if alike < 0.999:
-                    raise AssertionError(f"{name}, {backbone}, {steps} steps: another gradient, cosine {alike:.6f}")
                 turns = sorted(a / b for a, b in zip(seconds, measured["autograd"][0], strict=True))
                 lines.append(
                     f"| {backbone} | {steps} | {name} | {1e3 * sorted(seconds)[len(seconds) // 2]:.0f} "
-                    f"| {1e3 * min(seconds):.0f} | {turns[len(turns) // 2]:.2f} | {peak:.0f} | {alike:.6f} |"
+                    f"| {1e3 * min(seconds):.0f} | {turns[len(turns) // 2]:.2f} | {peak:.0f} | {apart[name]:.0e} |"
                 )
     return "\n".join(lines)
 
