@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ncbook import Experiment, backbones, catalog, fewshot, objectives
-from ncbook.objectives.anil import descend
+from ncbook.objectives.anil import descend, slopes_by_autograd, slopes_by_transform
 from ncbook.objectives.maml import batch_statistics
 from ncbook.training import Trainer
 
@@ -409,11 +409,30 @@ def test_episodes_of_another_number_of_classes_are_refused(pictures, name):
         objective.episode_scores(backbone, pictures(torch.arange(72)).float().unflatten(0, (1, 6, 12)), shot=5)
 
 
-def test_first_order_steps_keep_no_graph():
+@pytest.mark.parametrize("slopes_of", [slopes_by_autograd, slopes_by_transform])
+def test_steps_of_first_and_of_second_order(slopes_of):
     weight = torch.tensor([2.0], requires_grad=True)
     for second_order, slope in ((True, 1 - 0.1 * 6 * 2), (False, 1.0)):  # of w - 0.1 · 3 w²
-        stepped = descend(lambda p: p["w"].pow(3).sum(), {"w": weight}, 1, 0.1, second_order)["w"]
+        stepped = descend(lambda p: p["w"].pow(3).sum(), {"w": weight}, 1, 0.1, second_order, slopes_of)["w"]
+        assert stepped.item() == pytest.approx(2 - 0.1 * 12)
         assert torch.autograd.grad(stepped, weight)[0].item() == pytest.approx(slope)
+
+
+@pytest.mark.parametrize("name", ["maml", "anil"])
+@pytest.mark.parametrize("second_order", [True, False])
+def test_classifying_adapts_also_where_nothing_is_trained(pictures, name, second_order):
+    torch.manual_seed(0)
+    backbone = backbones.build("conv4_small", 1, SIZE)
+    experiment = Experiment(objective=name, n_source=6, train_way=6, inner_steps=2, second_order=second_order)
+    objective = objectives.build(experiment, backbone.feature_dim)
+    pixels = pictures(torch.arange(72)).float().unflatten(0, (1, 6, 12))
+    expected = objective.episode_scores(backbone, pixels, shot=5)
+    assert expected.requires_grad
+    backbone.requires_grad_(False), objective.requires_grad_(False)
+    with torch.no_grad():
+        found = objective.episode_scores(backbone, pixels, shot=5)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("temperature", "teacher_weight"), [(1.0, 1.0), (4.0, 0.5), (2.0, 0.25)])

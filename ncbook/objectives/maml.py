@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ncbook.experiment import Experiment
 from ncbook.fewshot import Episodes
-from ncbook.objectives.anil import check_way, descend, shot_labels
+from ncbook.objectives.anil import check_way, descend, shot_labels, slopes_by_autograd, slopes_by_transform
 from ncbook.objectives.contract import SourceImages
 from ncbook.objectives.episodic import Episodic
 
@@ -65,7 +65,8 @@ class Maml(Episodic):
         def error(parameters):
             return F.cross_entropy(logits(parameters, shots), labels)
 
-        adapted = descend(error, dict(network.named_parameters()), self.steps, self.rate, self.second_order)
+        slopes_of = slopes_by_transform if self.vectorized else slopes_by_autograd
+        adapted = descend(error, dict(network.named_parameters()), self.steps, self.rate, self.second_order, slopes_of)
         return logits(adapted, queries)
 
 
