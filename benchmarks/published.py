@@ -58,7 +58,8 @@ def measured(name: str, seed: int, episodes: int) -> tuple:
 def as_markdown(rows: pd.DataFrame) -> str:
     """A row per objective: ours, what is published, and the difference."""
     lines = [
-        "| objective | networks | minutes each | 1-shot, % | published | difference | 5-shot, % | published | difference |",
+        "| objective | networks | minutes each "
+        "| 1-shot, % | published | difference | 5-shot, % | published | difference |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in rows.groupby("objective", sort=False):

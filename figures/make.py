@@ -42,7 +42,10 @@ JOBS = [  # the longest first
     Job("05_class_separation", "omniglot_rates", "omniglot"),
     Job("appendix/predictors", "omniglot", "omniglot"),
     Job("08_paper_table", "table_characters"),
-    *(Job(f"appendix/{name}") for name in [*SIDE, "predictors", "tightness"]),
+    Job("07_prototypical_networks", "episodes_omniglot", "omniglot"),
+    Job("appendix/objectives", "objectives_omniglot", "omniglot"),
+    *(Job(f"appendix/{name}") for name in [*SIDE, "predictors", "objectives", "tightness"]),
+    Job("07_prototypical_networks"),
     Job("06_depth"),
     *(Job(name) for name in EACH),
 ]

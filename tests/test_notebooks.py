@@ -16,11 +16,12 @@ from ncbook.experiment import Experiment
 
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
-NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "08_paper_table"]
+NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "07_prototypical_networks", "08_paper_table"]
 APPENDICES = [
     "constant",
     "controls",
     "images",
+    "objectives",
     "other_distributions",
     "predictors",
     "proofs",
@@ -34,9 +35,11 @@ OWN = {  # parameters that are not the experiment's
     "04_few_shot_bound": {"shot"},
     "05_class_separation": {"repeats", "workers"},
     "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
+    "07_prototypical_networks": {"backbones", "episodes", "repeats", "workers"},
     "08_paper_table": {"datasets", "recipes", "episodes", "seeds"},
     "appendix/controls": {"sizes", "budget", "target", "steps", "doublings", "repeats"},
     "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
+    "appendix/objectives": {"objectives", "images", "train_way", "train_query", "episodes", "repeats", "workers"},
     "appendix/other_distributions": {"distributions", "steps", "repeats"},
 }
 SETTINGS = {  # file -> notebooks it is for
@@ -48,6 +51,9 @@ SETTINGS = {  # file -> notebooks it is for
     "cifar10_depth": ["06_depth"],
     "cifar10_depth_cpu": ["06_depth"],
     **{f"{name}_omniglot": [f"appendix/{name}"] for name in ("controls", "samples", "other_distributions")},
+    "objectives_omniglot": ["appendix/objectives"],
+    "report": ["07_prototypical_networks"],
+    "episodes_omniglot": ["07_prototypical_networks"],
     "table_characters": ["08_paper_table"],
     "paper_table": ["08_paper_table"],
     "recipe_simple": ["08_paper_table"],
@@ -94,7 +100,8 @@ def test_settings_are_known_parameters(root, file):
     settings = yaml.safe_load((root / "notebooks" / "params" / f"{file}.yaml").read_text())
     for name in SETTINGS[file]:
         assert set(settings) <= set(inspect_notebook(str(path(root, name))))
-        Experiment(**{key: value for key, value in settings.items() if key not in OWN.get(name, set())})
+        kind = {"objective": "prototypical"} if name == "07_prototypical_networks" else {}
+        Experiment(**kind, **{key: value for key, value in settings.items() if key not in OWN.get(name, set())})
 
 
 def test_every_file_of_settings_is_tested(root):
@@ -149,6 +156,8 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("03_new_classes", ["-p", "repeats", "0"], "repeats=0, workers=None; allowed: at least 1 of each"),
         ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4_small' is unknown"),
         ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
+        ("07_prototypical_networks", ["-y", "backbones: [conv4]"], "backbones=['conv4'], "),
+        ("appendix/objectives", ["-p", "repeats", "2"], "repeats=2, "),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
         ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),
         ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
