@@ -55,7 +55,7 @@ def test_nc_of_episodes_falls_and_stays():
     to_zero = np.array([4, 0.1, 0.01, *[0.004] * 6])
     for line in (FALLS[::-1], falling, to_zero):
         assert verdict("nc_plateaus", measured({"narrow": collapsing(), "wide": collapsing(line)})) == FAILS
-    assert verdict("nc_plateaus", measured({"narrow": collapsing()}, noise=1.0)) == OPEN
+    assert verdict("nc_plateaus", measured({"narrow": collapsing()}, noise=3.0)) == OPEN
     assert verdict("nc_plateaus", measured({"narrow": collapsing()}, repeats=2)) == OPEN
     plain.loc[3, "value"] = np.nan
     assert verdict("nc_plateaus", plain) == OPEN
