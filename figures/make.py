@@ -40,16 +40,19 @@ JOBS = [  # the longest first
     *(Job(f"appendix/{name}", f"{name}_omniglot", "omniglot") for name in SIDE),
     *(Job(name, "omniglot", "omniglot") for name in EACH if name[:2] in ("01", "02", "04")),
     Job("05_class_separation", "omniglot_rates", "omniglot"),
+    Job("07_prototypical_networks", "episodes_omniglot", "omniglot"),
     Job("appendix/predictors", "omniglot", "omniglot"),
     Job("08_paper_table", "table_characters"),
     *(Job(f"appendix/{name}") for name in [*SIDE, "predictors", "tightness"]),
     Job("06_depth"),
+    Job("07_prototypical_networks"),
     *(Job(name) for name in EACH),
 ]
 FULL = [  # for a GPU, in place of the first
     Job("06_depth", "cifar10_depth", "cifar10"),
     Job("03_new_classes", "cifar_fs_full", "cifar_fs"),
     Job("05_class_separation", "cifar_fs_rates", "cifar_fs"),
+    Job("07_prototypical_networks", "report", "omniglot"),
     Job("08_paper_table", "paper_table"),
     *JOBS[1:],
 ]

@@ -16,7 +16,7 @@ from ncbook.experiment import Experiment
 
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
-NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "08_paper_table"]
+NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "07_prototypical_networks", "08_paper_table"]
 APPENDICES = [
     "constant",
     "controls",
@@ -34,11 +34,13 @@ OWN = {  # parameters that are not the experiment's
     "04_few_shot_bound": {"shot"},
     "05_class_separation": {"repeats", "workers"},
     "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
+    "07_prototypical_networks": {"backbones", "episodes", "repeats", "workers"},
     "08_paper_table": {"datasets", "recipes", "episodes", "seeds"},
     "appendix/controls": {"sizes", "budget", "target", "steps", "doublings", "repeats"},
     "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
     "appendix/other_distributions": {"distributions", "steps", "repeats"},
 }
+FIXED = {"07_prototypical_networks": {"objective": "prototypical"}}  # what a notebook itself says of its experiments
 SETTINGS = {  # file -> notebooks it is for
     **{name: ANY_NETWORK for name in ("omniglot", "cifar_fs", "fc100", "mini_imagenet", "emnist")},
     "omniglot_full": ["03_new_classes"],
@@ -47,6 +49,8 @@ SETTINGS = {  # file -> notebooks it is for
     "cifar_fs_rates": ["05_class_separation"],
     "cifar10_depth": ["06_depth"],
     "cifar10_depth_cpu": ["06_depth"],
+    "report": ["07_prototypical_networks"],
+    "episodes_omniglot": ["07_prototypical_networks"],
     **{f"{name}_omniglot": [f"appendix/{name}"] for name in ("controls", "samples", "other_distributions")},
     "table_characters": ["08_paper_table"],
     "paper_table": ["08_paper_table"],
@@ -60,12 +64,16 @@ def path(root, name):
     return root / "notebooks" / f"{name}.ipynb"
 
 
-@pytest.mark.parametrize("name", [*ANY_NETWORK, "06_depth"])
+def own_experiment(name, values):
+    return Experiment(**{k: v for k, v in values.items() if k not in OWN.get(name, set())}, **FIXED.get(name, {}))
+
+
+@pytest.mark.parametrize("name", [*ANY_NETWORK, "06_depth", "07_prototypical_networks"])
 def test_parameters_are_those_of_an_experiment(root, name):
     found = inspect_notebook(str(path(root, name)))
     parameters = {key: eval(entry["default"], {}) for key, entry in found.items()}
     assert all(entry["help"] and entry["inferred_type_name"] for entry in found.values())
-    Experiment(**{key: value for key, value in parameters.items() if key not in OWN.get(name, set())})
+    own_experiment(name, parameters)
 
 
 @pytest.mark.parametrize("name", [*NOTEBOOKS, *(f"appendix/{name}" for name in APPENDICES)])
@@ -94,7 +102,7 @@ def test_settings_are_known_parameters(root, file):
     settings = yaml.safe_load((root / "notebooks" / "params" / f"{file}.yaml").read_text())
     for name in SETTINGS[file]:
         assert set(settings) <= set(inspect_notebook(str(path(root, name))))
-        Experiment(**{key: value for key, value in settings.items() if key not in OWN.get(name, set())})
+        own_experiment(name, settings)
 
 
 def test_every_file_of_settings_is_tested(root):
@@ -149,6 +157,8 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("03_new_classes", ["-p", "repeats", "0"], "repeats=0, workers=None; allowed: at least 1 of each"),
         ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4_small' is unknown"),
         ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
+        ("07_prototypical_networks", ["-y", "backbones: [conv4]"], "backbones=['conv4'], repeats=3, "),
+        ("07_prototypical_networks", ["-p", "n_validation", "10"], "n_validation=10; allowed: 2 networks, at least"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
         ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),
         ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
