@@ -144,12 +144,12 @@ def _nearest_mean(support: Tensor, queries: Tensor) -> dict[str, Tensor]:
     labels = torch.arange(way).repeat_interleave(query).expand(len(queries), -1)
     own = distances.gather(2, labels[..., None]).squeeze(2)
     return {
-        "error": 1 - leads(-distances, labels).mean(1),
+        "error": 1 - _leads(-distances, labels).mean(1),
         "loss": ((-distances).logsumexp(2) + own).mean(1),
     }
 
 
-def leads(scores: Tensor, labels: Tensor) -> Tensor:
+def _leads(scores: Tensor, labels: Tensor) -> Tensor:
     """Where the class of labels [E, Q] has a larger score than every other, float64 of scores [E, Q, way]: no ties."""
     own = scores.gather(2, labels[..., None])
     rivals = scores.scatter(2, labels[..., None], -torch.inf)
@@ -219,6 +219,6 @@ def own_accuracy(
             rows = torch.cat([part.support, part.query], 2)
             pixels = as_input(getattr(run.splits, split).images[rows.flatten()].to(device)).unflatten(0, rows.shape)
             scores = objective.episode_scores(backbone, pixels, shot).cpu()
-        right.append(leads(scores, places.expand(len(scores), -1)).mean(1))
+        right.append(_leads(scores, places.expand(len(scores), -1)).mean(1))
     right = torch.cat(right)
     return OwnAccuracy(float(right.mean()), half_width(right), episodes)
