@@ -45,14 +45,15 @@ JOBS = [  # the longest first
     Job("07_prototypical_networks", "episodes_omniglot", "omniglot"),
     Job("appendix/objectives", "objectives_omniglot", "omniglot"),
     *(Job(f"appendix/{name}") for name in [*SIDE, "predictors", "objectives", "tightness"]),
-    Job("07_prototypical_networks"),
     Job("06_depth"),
+    Job("07_prototypical_networks"),
     *(Job(name) for name in EACH),
 ]
 FULL = [  # for a GPU, in place of the first
     Job("06_depth", "cifar10_depth", "cifar10"),
     Job("03_new_classes", "cifar_fs_full", "cifar_fs"),
     Job("05_class_separation", "cifar_fs_rates", "cifar_fs"),
+    Job("07_prototypical_networks", "report", "omniglot"),
     Job("08_paper_table", "paper_table"),
     *JOBS[1:],
 ]

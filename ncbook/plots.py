@@ -185,7 +185,7 @@ def by_layer(layers: pd.DataFrame, metric: str, *, ax: Axes, by: str = "layers",
     return ax
 
 
-SETS = {"support": "-", "query": ":"}
+_SETS = {"support": "-", "query": ":"}
 
 
 def by_set(table: pd.DataFrame, metric: str, *, ax: Axes, floor: str | None = None) -> Axes:
@@ -198,7 +198,7 @@ def by_set(table: pd.DataFrame, metric: str, *, ax: Axes, floor: str | None = No
         floor: a metric whose mean over networks is drawn dashed, such as "nc1_floor".
     """
     for split, color in COLORS.items():
-        for part, line in SETS.items():
+        for part, line in _SETS.items():
             rows = table[(table["split"] == split) & (table["set"] == part)]
             if (rows["metric"] == metric).any():
                 label = f"{NAMES[split]}, {part} sets" if split != "source_train" else f"training classes, {part} sets"

@@ -10,6 +10,7 @@ from ncbook.features import extract
 # parameters without a head, three channels, 32 x 32
 PARAMETERS = {
     "conv4": 113_088,  # 111,936 with one channel
+    "conv4_small_wide": 80_640,  # 80,496 with one channel
     "resnet12": 12_424_320,
     "resnet18": 11_168_832,
     "wrn_28_4": 5_846_480,

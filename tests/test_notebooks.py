@@ -42,6 +42,7 @@ OWN = {  # parameters that are not the experiment's
     "appendix/objectives": {"objectives", "images", "train_way", "train_query", "episodes", "repeats", "workers"},
     "appendix/other_distributions": {"distributions", "steps", "repeats"},
 }
+FIXED = {"07_prototypical_networks": {"objective": "prototypical"}}  # what a notebook itself says of its experiments
 SETTINGS = {  # file -> notebooks it is for
     **{name: ANY_NETWORK for name in ("omniglot", "cifar_fs", "fc100", "mini_imagenet", "emnist")},
     "omniglot_full": ["03_new_classes"],
@@ -50,10 +51,10 @@ SETTINGS = {  # file -> notebooks it is for
     "cifar_fs_rates": ["05_class_separation"],
     "cifar10_depth": ["06_depth"],
     "cifar10_depth_cpu": ["06_depth"],
-    **{f"{name}_omniglot": [f"appendix/{name}"] for name in ("controls", "samples", "other_distributions")},
-    "objectives_omniglot": ["appendix/objectives"],
     "report": ["07_prototypical_networks"],
     "episodes_omniglot": ["07_prototypical_networks"],
+    **{f"{name}_omniglot": [f"appendix/{name}"] for name in ("controls", "samples", "other_distributions")},
+    "objectives_omniglot": ["appendix/objectives"],
     "table_characters": ["08_paper_table"],
     "paper_table": ["08_paper_table"],
     "recipe_simple": ["08_paper_table"],
@@ -66,12 +67,16 @@ def path(root, name):
     return root / "notebooks" / f"{name}.ipynb"
 
 
-@pytest.mark.parametrize("name", [*ANY_NETWORK, "06_depth"])
+def own_experiment(name, values):
+    return Experiment(**{k: v for k, v in values.items() if k not in OWN.get(name, set())}, **FIXED.get(name, {}))
+
+
+@pytest.mark.parametrize("name", [*ANY_NETWORK, "06_depth", "07_prototypical_networks"])
 def test_parameters_are_those_of_an_experiment(root, name):
     found = inspect_notebook(str(path(root, name)))
     parameters = {key: eval(entry["default"], {}) for key, entry in found.items()}
     assert all(entry["help"] and entry["inferred_type_name"] for entry in found.values())
-    Experiment(**{key: value for key, value in parameters.items() if key not in OWN.get(name, set())})
+    own_experiment(name, parameters)
 
 
 @pytest.mark.parametrize("name", [*NOTEBOOKS, *(f"appendix/{name}" for name in APPENDICES)])
@@ -100,8 +105,7 @@ def test_settings_are_known_parameters(root, file):
     settings = yaml.safe_load((root / "notebooks" / "params" / f"{file}.yaml").read_text())
     for name in SETTINGS[file]:
         assert set(settings) <= set(inspect_notebook(str(path(root, name))))
-        kind = {"objective": "prototypical"} if name == "07_prototypical_networks" else {}
-        Experiment(**kind, **{key: value for key, value in settings.items() if key not in OWN.get(name, set())})
+        own_experiment(name, settings)
 
 
 def test_every_file_of_settings_is_tested(root):
@@ -156,8 +160,9 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("03_new_classes", ["-p", "repeats", "0"], "repeats=0, workers=None; allowed: at least 1 of each"),
         ("06_depth", ["-y", "depths: [3, 4]"], "backbone='plain4_small' is unknown"),
         ("06_depth", ["-p", "workers", "0"], "workers=0; allowed: at least 2 samples, 1 network, 1 worker"),
-        ("07_prototypical_networks", ["-y", "backbones: [conv4]"], "backbones=['conv4'], "),
         ("appendix/objectives", ["-p", "repeats", "2"], "repeats=2, "),
+        ("07_prototypical_networks", ["-y", "backbones: [conv4]"], "backbones=['conv4'], repeats=3, "),
+        ("07_prototypical_networks", ["-p", "n_validation", "10"], "n_validation=10; allowed: 2 networks, at least"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
         ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),
         ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
@@ -333,5 +338,5 @@ def test_figures_are_made_of_notebooks_and_settings_that_are_there(root, make):
             at_hand = settings.get("distributions", [settings.get("dataset", "strokes")])
             assert job.dataset in at_hand  # 08 leaves out what is not at hand by itself
     made = {job.notebook for job in make.JOBS} | {make.LAST.notebook}
-    side_studies = ("controls", "other_distributions", "predictors", "samples", "tightness")
+    side_studies = ("controls", "objectives", "other_distributions", "predictors", "samples", "tightness")
     assert made == {*NOTEBOOKS, *(f"appendix/{name}" for name in side_studies)}

@@ -230,3 +230,34 @@ def test_a_live_figure_is_drawn_in_place_and_only_in_a_live_front_end(table, mon
     assert [kind for kind, _ in shown] == ["new", "updated"]
     assert [len(figure.axes[0].get_lines()) for _, figure in shown] == [1, 2]
     assert not plt.get_fignums()  # or the inline backend would show each once more
+
+
+def episode_rows():
+    rows = [
+        (epoch, split, part, metric, value * (repeat + 1), repeat)
+        for split in ("source_train", "validation")
+        for part in ("support", "query")
+        for metric, value in (("nc1", 1.0), ("nc1_floor", 2.0))
+        for repeat in range(2)
+        for epoch in (0, 5, 10)
+    ]
+    return pd.DataFrame(rows, columns=["epoch", "split", "set", "metric", "value", "repeat"])
+
+
+def test_sets_of_episodes_differ_by_line_and_splits_by_color(ax):
+    plots.by_set(episode_rows(), "nc1", ax=ax, floor="nc1_floor")
+    lines = ax.get_lines()
+    named = [line for line in lines if not line.get_label().startswith("_")]
+    assert [line.get_linestyle() for line in named] == ["-", ":"] * 2
+    assert [line.get_color() for line in named[::2]] == [plots.COLORS["source_train"], plots.COLORS["validation"]]
+    floors = [line for line in lines if line.get_linestyle() == "--"]
+    assert len(floors) == 4 and list(floors[0].get_ydata()) == [3.0] * 3
+    assert list(named[0].get_ydata()) == [1.5] * 3 and len(ax.collections) == 4
+
+
+def test_factors_with_their_intervals(ax):
+    rows = pd.DataFrame({"label": ["a", "b"], "statistic": [0.5, 2.0], "low": [0.4, -np.inf], "high": [0.7, np.inf]})
+    plots.factors(rows, ax=ax)
+    assert ax.get_xscale() == "log"
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"] and list(ax.get_yticks()) == [1, 0]
+    assert [list(line.get_xdata()) for line in ax.get_lines()] == [[0.4, 0.7], [0.5], [2.0], [1, 1]]
