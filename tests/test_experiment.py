@@ -121,7 +121,7 @@ def test_imports_no_torch():
         ({"schedule": "onecycle"}, ["did you mean 'one_cycle'"]),
         ({"augmentation": None}, ["augmentation=None"]),
         ({"precision": "bf16"}, ["precision='bf16'"]),
-        ({"measurements": 1}, ["measurements=1"]),
+        ({"measurements": 0}, ["measurements=0"]),
         ({"samples_per_class": 1}, ["samples_per_class=1", "at least 2"]),
         ({"samples_per_class": 2.5}, ["samples_per_class=2.5"]),
         ({"measurements": None}, ["measurements=None"]),

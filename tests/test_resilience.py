@@ -102,6 +102,23 @@ def test_the_stop_button_saves_a_checkpoint_and_leaves_everything_usable(small, 
     assert len(steps) == 3 * 4 - 6
 
 
+def test_a_run_measured_at_its_end_alone_has_the_same_network(small, whole, tmp_path, monkeypatch):
+    once = small.replace(measurements=1)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match="stopped at epoch 1 of 3"):
+            ncbook.train(once, runs_dir=tmp_path)
+    (stopped,) = (ncbook.Run(path.parent) for path in tmp_path.glob("*/config.json"))
+    with pytest.raises(ValueError, match="has no weights yet"):
+        stopped.model()
+    run = ncbook.train(once, runs_dir=tmp_path)
+    assert run.saved_epochs == [3]
+    last = whole.history[whole.history["epoch"] == 3].reset_index(drop=True)
+    pd.testing.assert_frame_equal(run.history, last, check_exact=True)
+    for name, tensor in run.model().state_dict().items():
+        assert torch.equal(tensor, whole.model().state_dict()[name]), name
+
+
 def test_a_second_stop_acts_at_once(small, tmp_path, monkeypatch):
     def twice():
         signal.raise_signal(signal.SIGINT)

@@ -104,6 +104,8 @@ def test_diverged_run_says_so_and_keeps_the_last_weights(tiny, tmp_path):
     (directory,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert not ncbook.Run(directory).finished
     assert ncbook.Run(directory).saved_epochs
+    with pytest.raises(training.DivergedError, match="no weights are kept"):
+        ncbook.train(tiny.replace(learning_rate=100, weight_decay=1.0, measurements=1), runs_dir=tmp_path)
 
 
 def test_what_is_no_experiment_and_no_images(tiny, tmp_path):

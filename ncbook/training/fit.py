@@ -168,7 +168,7 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
     steps = trainer.epochs * trainer.steps_per_epoch
     done = trainer.epoch * trainer.steps_per_epoch + trainer.step
     with DeferredSignals() as signals, Progress(steps, label, done=done) as bar:
-        if trainer.epoch == trainer.step == 0:
+        if trainer.epoch == trainer.step == 0 and 0 in measured:
             measured_at = _measure(trainer, store, splits, measured_at)
         while not trainer.finished:
             trainer.advance()
@@ -214,8 +214,8 @@ def _refuse_diverged(trainer: Trainer, store: Store) -> None:
 
 
 def _diverged(trainer: Trainer, store: Store, what: str) -> DivergedError:
+    kept = f"the weights of epoch {max(store.measured)} are" if store.measured else "no weights are"
     return DivergedError(
-        f"{what} after epoch {trainer.epoch} of {trainer.epochs}; the weights of epoch "
-        f"{max(store.measured, default=0)} are kept in {store.directory.name}. "
+        f"{what} after epoch {trainer.epoch} of {trainer.epochs}; {kept} kept in {store.directory.name}. "
         f"Try a learning_rate below {trainer.experiment.learning_rate:g}."
     )

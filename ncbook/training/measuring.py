@@ -12,14 +12,18 @@ HEADS = {"ncc": "accuracy", "ridge": "ridge_accuracy"}  # head -> name in the hi
 
 
 def measured_epochs(epochs: int, measurements: int) -> list[int]:
-    """Epochs at which a run is measured: 0, the last, and evenly spread ones between.
+    """Epochs at which a run is measured: 0, the last, and evenly spread ones between; with one measurement, the last.
 
     Example:
         >>> measured_epochs(40, 5)
         [0, 10, 20, 30, 40]
         >>> measured_epochs(2, 5)
         [0, 1, 2]
+        >>> measured_epochs(40, 1)
+        [40]
     """
+    if measurements == 1:
+        return [epochs]
     return sorted({round(i * epochs / (measurements - 1)) for i in range(measurements)})
 
 
