@@ -18,11 +18,12 @@ import ncbook
 from ncbook import claims, episodewise
 
 ADAPTIVE = {"train_way": 5, "tasks_per_step": 4}
-OBJECTIVES = {  # objective -> steps of the optimizer, and its parameters; five shots and five queries per class
+ONE_SHOT = {"train_shot": 1, "train_query": 9}  # as many images; one network serves both numbers of shots
+OBJECTIVES = {  # objective -> steps of the optimizer, and its parameters; five shots and five queries unless said
     "prototypical": (4500, {}),
-    "ridge": (4000, {}),
-    "matching": (4000, {}),
-    "relation": (3600, {}),
+    "ridge": (4500, ONE_SHOT),
+    "matching": (4500, {}),
+    "relation": (4500, ONE_SHOT),
     "maml": (650, {**ADAPTIVE, "inner_steps": 3, "inner_rate": 0.1}),
     "anil": (3000, {**ADAPTIVE, "inner_steps": 20, "inner_rate": 0.02}),
 }

@@ -12,13 +12,13 @@ EPISODIC = ("prototypical", "matching", "relation", "ridge", "maml", "anil")
 
 def networks(draws=5, spread=0.01, **columns):
     """One row per objective and draw; a column is a function of (place of the objective, whether it is episodic)."""
-    rng, rows = np.random.default_rng(0), []
+    rng, rows = np.random.default_rng(5), []
     for draw in range(draws):
         common = rng.normal(0, 0.05)  # of the draw's classes, the same for all objectives
         for place, name in enumerate((*PLAIN, *EPISODIC)):
             episodic = name in EPISODIC
             row = {"objective": name, "episodic": episodic, "repeat": draw}
-            for column in ("cdnv", "directional", "b3", "error", "own_accuracy_1", "own_accuracy_5"):
+            for column in ("cdnv", "directional", "b3", "error"):
                 make = columns.get(column, lambda place, episodic: 1.0 + 0.1 * place)
                 row[column] = (make(place, episodic) + common) * (1 + spread * rng.normal())
             rows.append(row)
@@ -70,25 +70,10 @@ def test_directional_against_plain_cdnv():
     )
 
 
-@pytest.mark.parametrize(
-    ("better", "worse", "expected"),
-    [(1, 5, claims.HOLDS), (3, 3, claims.HOLDS), (4, 2, claims.FAILS), (2, 2, claims.OPEN)],
-)
-def test_competitive_is_the_upper_half(better, worse, expected):
-    def accuracy(place, episodic):
-        rank = place - len(PLAIN)  # of the methods made for few shots
-        return 0.8 + (0.1 if 0 <= rank < better else -0.1 if rank >= len(EPISODIC) - worse else 0)
-
-    table = networks(own_accuracy_1=accuracy, own_accuracy_5=accuracy, spread=0.003)
-    assert verdict("plain_training_is_competitive_here", table) == expected
-    assert verdict("plain_training_is_competitive_here", table[table["repeat"] < 2]) == claims.OPEN
-    assert verdict("plain_training_is_competitive_here", table[table["episodic"]]) == claims.OPEN
-
-
 def test_missing_numbers_are_not_judged():
     table = networks()
-    table.loc[0, ["cdnv", "directional", "own_accuracy_1", "own_accuracy_5"]] = np.nan
-    for name in ("classifiers_collapse_more", "cdnv_predicts_across_objectives", "plain_training_is_competitive_here"):
+    table.loc[0, ["cdnv", "directional"]] = np.nan
+    for name in ("classifiers_collapse_more", "cdnv_predicts_across_objectives"):
         assert verdict(name, table) == claims.OPEN
     for name in ("classifiers_collapse_more", "directional_predicts_better_across_objectives"):
         assert verdict(name, pd.DataFrame(columns=["epoch", "split", "metric", "value"])) == claims.OPEN

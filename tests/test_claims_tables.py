@@ -129,6 +129,41 @@ def test_more_shots_here():
     assert set(claims.judge(HERE, better)["kind"]) == {claims.FINDING}
 
 
+METHODS = ("prototypical", "matching", "relation", "ridge", "maml", "anil")
+
+
+def beside_methods(better, worse, networks=5, plain="cross_entropy"):
+    """Plain training, and methods of which so many are better and worse by 0.1; networks differ more than that."""
+    rng, rows = np.random.default_rng(0), []
+    leads = [0.1] * better + [0.0] * (len(METHODS) - better - worse) + [-0.1] * worse
+    for network in range(networks):
+        common = rng.normal(0, 0.2)
+        for method, lead in zip((plain, *METHODS), (0, *leads), strict=True):
+            for shot in (1, 5):
+                rows.append((method, "strokes", shot, network, 0.8 + lead + common + rng.normal(0, 0.003)))
+    return pd.DataFrame(rows, columns=["method", "dataset", "shot", "network", "accuracy"])
+
+
+@pytest.mark.parametrize("plain", ["cross_entropy", "lr scheduling + model selection"])
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"),
+    [(1, 5, "holds"), (3, 3, "holds"), (4, 2, "does not hold"), (2, 2, "cannot be judged")],
+)
+def test_plain_training_is_competitive_here(better, worse, expected, plain):
+    table, name = beside_methods(better, worse, plain=plain), "plain_training_is_competitive_here"
+    assert verdict(name, table) == expected
+    found = judged(name, table)
+    assert found.n == 5 and (found.low, found.high) == (worse / 6, 1 - better / 6)
+    for less in (table[table.network < 2], table[table.method != plain], table[~table.method.isin(METHODS[1:])]):
+        assert verdict(name, less) == "cannot be judged"
+    other = table.assign(dataset="omniglot")
+    other.loc[other.method == plain, "accuracy"] -= 0.5
+    assert verdict(name, pd.concat([table, other])) == "does not hold"  # not on every data set
+    table = beside_methods(0, 6, plain=plain)
+    table.loc[0, "accuracy"] = np.nan
+    assert verdict(name, table) == "cannot be judged"
+
+
 def test_near_published():
     printed = published.table()
     row = printed.query("method == 'Galanti et al., simple' and dataset == 'cifar_fs' and shot == 5").iloc[0]

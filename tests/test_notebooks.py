@@ -36,7 +36,7 @@ OWN = {  # parameters that are not the experiment's
     "05_class_separation": {"repeats", "workers"},
     "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
     "07_prototypical_networks": {"backbones", "episodes", "repeats", "workers"},
-    "08_paper_table": {"datasets", "recipes", "episodes", "seeds"},
+    "08_paper_table": {"datasets", "recipes", "methods", "methods_way", "methods_rate", "episodes", "seeds"},
     "appendix/controls": {"sizes", "budget", "target", "steps", "doublings", "repeats"},
     "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
     "appendix/objectives": {"objectives", "images", "train_way", "train_query", "episodes", "repeats", "workers"},
@@ -163,12 +163,12 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("appendix/objectives", ["-p", "repeats", "2"], "repeats=2, "),
         ("07_prototypical_networks", ["-y", "backbones: [conv4]"], "backbones=['conv4'], repeats=3, "),
         ("07_prototypical_networks", ["-p", "n_validation", "10"], "n_validation=10; allowed: 2 networks, at least"),
-        ("08_paper_table", ["-p", "seeds", "1"], "seeds=1; allowed here: at least 2"),
+        ("08_paper_table", ["-p", "seeds", "1"], "seeds=1, episodes=2000; allowed: 2 networks per row"),
         ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),
         ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
         ("appendix/samples", ["-y", "samples: [2, 60, 4]"], "samples_per_class=60; allowed: at most 48"),
         ("appendix/other_distributions", ["-y", "distributions: [strokes]"], "distributions=['strokes'], "),
-        ("08_paper_table", ["-y", "recipes: [simpel]"], "recipes=['simpel']; allowed: simple"),
+        ("08_paper_table", ["-y", "recipes: [simpel]"], "unknown recipes or methods: ['simpel']; allowed: simple"),
     ],
 )
 def test_what_a_notebook_cannot_draw_is_refused_before_training(root, tmp_path, name, arguments, words):
@@ -271,7 +271,7 @@ def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
     assert "strokes, 5-shot" in measured and "FC-100" not in measured  # FC100 is not at hand
     ledger = claims.ledger(tmp_path / "figures")
     ledger = ledger[ledger["data"] != "none yet"]
-    assert set(ledger["data"]) == {"published", "measured"} and len(ledger) == 9
+    assert set(ledger["data"]) == {"published", "measured"} and len(ledger) == 10
     assert set(ledger.loc[ledger["data"] == "published", "kind"]) == {claims.TABLE}
     assert set(ledger.loc[ledger["data"] == "measured", "kind"]) == {claims.FINDING}
 
@@ -279,7 +279,7 @@ def test_a_small_table_is_drawn_and_recorded(root, tmp_path):
 def test_one_row_of_the_table_alone(root, tmp_path):
     done, notebook = papermill(
         root, tmp_path, "08_paper_table", "-y", "{datasets: [strokes], recipes: [simple], seeds: 2, epochs: 1}",
-        "-p", "n_source", "8", "-p", "episodes", "20",
+        "-y", "methods: []", "-p", "n_source", "8", "-p", "episodes", "20",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

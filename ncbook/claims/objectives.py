@@ -1,26 +1,14 @@
 """Claims across objectives: classifiers against networks trained on episodes, at equal data, network and images.
 
 Over a table with one row per network: objective, ``episodic`` (whether it trains on episodes), repeat (the draw of
-classes and seeds, which all objectives share), cdnv, directional and b3 of its new classes, error (5-shot, nearest
-class mean), and own_accuracy_1 and own_accuracy_5, of the classifier that each objective trains.
+classes and seeds, which all objectives share), cdnv, directional and b3 of its new classes, and error (5-shot, nearest
+class mean).
 """
 
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import (
-    FAILS,
-    HOLDS,
-    OPEN,
-    Verdict,
-    above_zero,
-    claim,
-    mean_interval,
-    side,
-    spearman,
-    together,
-    trend,
-)
+from ncbook.claims._registry import OPEN, Verdict, above_zero, claim, spearman, trend
 
 QUESTION = "asked by neither work"
 PREDICTORS = {"cdnv": "CDNV", "directional": "directional CDNV", "b3": "the bound B3"}
@@ -80,30 +68,3 @@ def _directional(table):
         for _, rows in table.groupby("repeat")
     ]
     return above_zero(gains, 1, "rank correlation with the error, directional less plain CDNV,")
-
-
-@claim("plain_training_is_competitive_here",
-       "Plain training with a ridge classifier is in the upper half of methods made for few shots, with 1 and 5 shots",
-       "the slides' motivation: transfer is competitive",
-       fails_if="a number of shots with which more than half of them are better, by paired intervals")  # fmt: skip
-def _competitive(table):
-    own = ["own_accuracy_1", "own_accuracy_5"]
-    if not set(table) >= {"objective", "episodic", "repeat", *own}:
-        return NONE
-    parts, found, methods = [], [], sorted(table.loc[table["episodic"], "objective"].unique())
-    plain = table[table["objective"] == "cross_entropy"].set_index("repeat")
-    if plain.empty or len(methods) < 2:
-        return Verdict(OPEN, "no plain training, or fewer than two methods made for few shots")
-    for column in own:
-        leads = {
-            name: plain[column] - table[table["objective"] == name].set_index("repeat")[column] for name in methods
-        }
-        sides = [side(lead, 1, len(methods)) for lead in leads.values()]
-        worse, better = sides.count(HOLDS), sides.count(FAILS)
-        parts.append(HOLDS if worse >= len(methods) / 2 else FAILS if better > len(methods) / 2 else OPEN)
-        means = ", ".join(f"{name} {mean_interval(lead)[0]:+.3f}" for name, lead in leads.items())
-        found.append(f"{column[-1]}-shot: {better} better, {worse} worse of {len(methods)} ({means})")
-    draws = table["repeat"].nunique()
-    if draws < 3:
-        return Verdict(OPEN, f"{draws} draw(s) of classes and seeds; 3 are needed", n=draws)
-    return Verdict(together(parts), f"plain less method; {'; '.join(found)}; n = {draws} draws", n=draws)

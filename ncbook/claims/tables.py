@@ -1,13 +1,25 @@
 """Claims about the table: few-shot accuracies by method, data set and shot, as published or as measured here.
 
 Over one row per cell: method, dataset, shot, accuracy; as published with backbone, half_width (95 %) and remark, as
-measured here with ``network``, its number: one row per network, all recipes on the same classes with the same seeds.
+measured here with ``network``, its number: one row per network, all methods on the same classes with the same seeds.
 """
 
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import FAILS, HOLDS, LEVEL, OPEN, TABLE, Verdict, beyond, claim, mean_interval
+from ncbook import catalog
+from ncbook.claims._registry import (
+    FAILS,
+    HOLDS,
+    LEVEL,
+    OPEN,
+    TABLE,
+    Verdict,
+    beyond,
+    claim,
+    mean_interval,
+    side,
+)
 
 SIMPLE, SCHEDULED, SELECTED = "simple", "lr scheduling", "lr scheduling + model selection"
 OURS = "Galanti et al., "  # before a recipe's name, in the published table
@@ -16,6 +28,8 @@ NOT_COMPARABLE = "mixed row|transductive|source and validation"  # remarks
 NEAR = 0.03  # of the published accuracy: the recipe behind it is not known
 COLUMNS = [(name, shot) for name in ("mini_imagenet", "cifar_fs", "fc100") for shot in (1, 5)]
 CELL = ["method", "dataset", "shot"]
+STANDING = ["dataset", "shot", "methods", "better", "alike", "worse", "best_rank", "worst_rank"]
+EPISODIC = [name for name, (_, parameters) in catalog.OBJECTIVES.items() if "train_way" in parameters]
 NO_CELLS = Verdict(OPEN, "no accuracies that this claim is about")
 OPPOSITE = "one of the differences is of the other sign, and the intervals of all at once exclude 0"
 
@@ -124,8 +138,7 @@ def standing(cells: pd.DataFrame, recipe: str = SELECTED) -> pd.DataFrame:
             half = np.hypot(others["half_width"], own["half_width"].item())
             n, better, worse = len(others), int((gap > half).sum()), int((gap < -half).sum())
             rows.append((dataset, shot, n, better, n - better - worse, worse, 1 + better, 1 + n - worse))
-    names = ["dataset", "shot", "methods", "better", "alike", "worse", "best_rank", "worst_rank"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=STANDING)
 
 
 def _upper_half(cells: pd.DataFrame, backbones: str = "") -> Verdict:
@@ -133,8 +146,11 @@ def _upper_half(cells: pd.DataFrame, backbones: str = "") -> Verdict:
     if not set(cells) >= {*CELL, "accuracy", "half_width", "backbone", "remark"}:
         return NO_CELLS
     found = standing(cells[~cells["method"].isin(PLAIN) & cells["backbone"].str.match(backbones)])
-    if found.empty:
-        return NO_CELLS
+    return NO_CELLS if found.empty else _in_upper_half(found)
+
+
+def _in_upper_half(found: pd.DataFrame) -> Verdict:
+    """Whether the row that `standing` speaks of has at least half of the methods below it, in every column."""
     low, high = found["worse"] / found["methods"], 1 - found["better"] / found["methods"]
     verdict = FAILS if high.min() < 0.5 else HOLDS if low.min() >= 0.5 else OPEN
     at = high.idxmin() if verdict == FAILS else low.idxmin()  # the column that decides
@@ -175,3 +191,44 @@ def _near_published(cells):
             accuracy, half = printed.loc[key, ["accuracy", "half_width"]]
             margins[method, *column] = NEAR - abs(mean - accuracy), np.hypot(high - mean, half), len(rows)
     return _all_positive(margins)
+
+
+def standing_here(cells: pd.DataFrame) -> pd.DataFrame:
+    """Where plain training stands among the methods made for few shots that were measured beside it, in each column.
+
+    Plain training is the slides' last row where it was measured, else "cross_entropy" with the ridge head. Two methods
+    differ where the mean of their differences, network by network, is beyond its interval; to be better than plain
+    training, beyond one that holds for all methods at once.
+
+    Args:
+        cells: method, dataset, shot, network and accuracy; methods made for few shots are those that train on episodes.
+
+    Returns:
+        The columns of `standing`, and networks, the fewest. Columns without plain training are left out.
+    """
+    at, rows = _at(cells), []
+    for dataset, shot in dict.fromkeys(cell[1:] for cell in at):
+        column = {
+            cell[0]: found.set_index("network")["accuracy"] for cell, found in at.items() if cell[1:] == (dataset, shot)
+        }
+        plain = column.get(SELECTED, column.get("cross_entropy"))
+        leads = [plain - column[name] for name in EPISODIC if plain is not None and name in column]
+        sides = [side(lead, 1, len(leads)) if len(lead) >= 3 else OPEN for lead in leads]
+        n, worse, better = len(leads), sides.count(HOLDS), sides.count(FAILS)
+        if n:
+            networks = min(map(len, leads))
+            rows.append((dataset, shot, n, better, n - better - worse, worse, 1 + better, 1 + n - worse, networks))
+    return pd.DataFrame(rows, columns=[*STANDING, "networks"])
+
+
+@claim("plain_training_is_competitive_here",
+       "Plain training with a ridge classifier is in the upper half of methods made for few shots that were trained "
+       "here, on the same images, for each data set, with 1 and 5 shots", "the slides' motivation: transfer is "
+       "competitive", fails_if=HALF)  # fmt: skip
+def _competitive_here(cells):
+    if not set(cells) >= {*CELL, "accuracy", "network"}:
+        return NO_CELLS
+    found = standing_here(cells)
+    if found.empty or found["methods"].min() < 2:
+        return Verdict(OPEN, "no plain training, or fewer than two methods made for few shots")
+    return _in_upper_half(found)._replace(n=int(found["networks"].min()))
