@@ -20,12 +20,12 @@ from ncbook import claims, episodewise
 ADAPTIVE = {"train_way": 5, "tasks_per_step": 4}
 ONE_SHOT = {"train_shot": 1, "train_query": 9}  # as many images; one network serves both numbers of shots
 OBJECTIVES = {  # objective -> steps of the optimizer, and its parameters; five shots and five queries unless said
-    "prototypical": (4500, {}),
-    "ridge": (4500, ONE_SHOT),
-    "matching": (4500, {}),
-    "relation": (4500, ONE_SHOT),
-    "maml": (650, {**ADAPTIVE, "inner_steps": 3, "inner_rate": 0.1}),
-    "anil": (3000, {**ADAPTIVE, "inner_steps": 20, "inner_rate": 0.02}),
+    "prototypical": (3000, ONE_SHOT),
+    "ridge": (3000, ONE_SHOT),
+    "matching": (3000, ONE_SHOT),
+    "relation": (7000, ONE_SHOT),
+    "maml": (9000, {**ADAPTIVE, "tasks_per_step": 1, "inner_steps": 1, "inner_rate": 0.5}),
+    "anil": (2500, {**ADAPTIVE, **ONE_SHOT, "inner_steps": 20, "inner_rate": 0.01}),
 }
 PUBLISHED = {  # percent, 5-way, 1 and 5 shots; oscarknagg/few-shot's list, Sung et al. 2018, Bertinetto et al. 2019
     "prototypical": (98.8, 99.7),
