@@ -171,7 +171,10 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
         if trainer.epoch == trainer.step == 0 and 0 in measured:
             measured_at = _measure(trainer, store, splits, measured_at)
         while not trainer.finished:
-            trainer.advance()
+            try:
+                trainer.advance()
+            except ValueError as error:  # features that a loss is not defined on: a dead network
+                raise _diverged(trainer, store, str(error)) from error
             ended = trainer.step == 0
             bar.advance(1, f"loss {trainer.mean_loss():.3f}" if ended else "")
             if ended:
