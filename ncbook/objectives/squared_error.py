@@ -3,7 +3,8 @@
 Built by `ncbook.objectives.build`.
 """
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncbook.experiment import Experiment
@@ -14,10 +15,13 @@ class SquaredError(CrossEntropy):
     """Squared error of a linear classifier's scores against one-hot labels.
 
     loss = mean_i sum_c (w_c . f(x_i) + b_c - [c = y_i])², without units; the scores of guessing are 1/C each, and its
-    loss 1 - 1/C. This is the plain form: Hui and Belkin, and Kornblith et al., rescale it from some 40 classes on (the
-    right class counts k times, with target M), which the networks of this package did not need. The loss in a run's
-    history is, as for every objective, the cross-entropy of the scores: high here even where all is learned, as these
-    end near 0 and 1.
+    loss 1 - 1/C. The classifier begins there, with weights of a hundredth of the usual size: with the usual ones the
+    loss begins at several times that of guessing, and the learning rate of the other objectives is too large. This is
+    the plain form: from some 40 classes on Hui and Belkin, and Kornblith et al., let the right class count k times with
+    a target M. Without that it trains 64 classes too, more slowly than cross-entropy.
+
+    The loss in a run's history is, as for every objective, the cross-entropy of the scores: high here even where all is
+    learned, as these end near 0 and 1.
 
     Reference:
         Hui, Belkin, "Evaluation of neural architectures trained with square loss vs cross-entropy", ICLR 2021;
@@ -26,7 +30,6 @@ class SquaredError(CrossEntropy):
     Example:
         Scores 3 and 1 of a sample of class 0: (3 - 1)² + (1 - 0)².
 
-        >>> import torch
         >>> objective = SquaredError(Experiment(objective="squared_error", n_source=2), 2)
         >>> _ = objective.linear.weight.data.copy_(torch.eye(2)), objective.linear.bias.data.zero_()
         >>> objective.criterion(torch.tensor([[3.0, 1.0]]), torch.tensor([0])).item()
@@ -35,6 +38,9 @@ class SquaredError(CrossEntropy):
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
+        nn.init.constant_(self.linear.bias, 1 / experiment.n_source)
+        with torch.no_grad():
+            self.linear.weight.mul_(0.01)
         self.chance_loss = 1 - 1 / experiment.n_source
 
     def criterion(self, features: Tensor, labels: Tensor) -> Tensor:
