@@ -14,10 +14,11 @@ class CenterLoss(CrossEntropy):
     """Cross-entropy plus half the ``penalty`` times the mean squared distance of a feature from its class's center.
 
     loss = CE + p/2 mean_i |f(x_i) - c_{y_i}|², the first term in nats, the second in squared units of the features:
-    unlike the CDNV it also falls when all features shrink, and a p of 1 or more can draw all of them to one point. The centers c_k are parameters, trained by the optimizer of
-    the run, where the original updates a running mean by a rule of its own. As there, how fast they follow the
-    features does not depend on p, with which they would hardly move: their gradient is that of
-    C/2 mean_i |f(x_i) - c_{y_i}|².
+    unlike the CDNV it also falls when all features shrink, and a p of 1 or more can draw all of them to one point.
+
+    The centers c_k are parameters, trained by the optimizer of the run, where the original updates a running mean by a
+    rule of its own. As there, how fast they follow the features does not depend on p, with which they would hardly
+    move: their gradient is that of C/2 mean_i |f(x_i) - c_{y_i}|².
 
     Reference:
         Wen et al., "A discriminative feature learning approach for deep face recognition", ECCV 2016.
