@@ -35,6 +35,8 @@ def test_defaults_that_depend_on_other_parameters():
     assert Experiment(dataset="cifar_fs").n_novel == 20
     assert Experiment(dataset="folder").n_novel is None  # known when it is read
     assert Experiment(n_source=8).replace(objective="prototypical").batch_size is None
+    assert Experiment(objective="squared_error").learning_rate == 0.05
+    assert Experiment(objective="squared_error", optimizer="adam").learning_rate == 1e-3
     contrastive = Experiment(objective="supervised_contrastive")
     assert contrastive.temperature == 0.1 and contrastive.replace(objective="distillation").temperature == 4
     assert Experiment(objective="fixed_etf").replace(objective="matching").scale == 10
