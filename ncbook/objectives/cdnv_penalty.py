@@ -22,10 +22,10 @@ class CdnvPenalty(CrossEntropy):
     variances are those of the classes in the batch, as `ncbook.collapse.cdnv` (or `directional_cdnv`) takes them.
 
     A class needs two samples in a batch to have a variance, and a plain batch of 64 samples of 64 classes has two or
-    more of only 17 classes, hardly ever more than three: a variance of two samples is noise, and the plug-in CDNV of n
-    samples cannot exceed about (n - 1)/2. Hence batches of ``per_class`` samples of each of batch_size / per_class
-    classes, see `class_batches`. ``penalty=0`` is cross-entropy on the same batches: what to compare with. A class with
-    a single sample left is no part of the penalty, and a batch with fewer than two others has none.
+    more of some 17 classes only, mostly just two: a variance of two samples is noise, and the plug-in CDNV of n samples
+    saturates near (n - 1)/2. Hence batches of ``per_class`` samples of each of batch_size / per_class classes, see
+    `class_batches`. ``penalty=0`` is cross-entropy on the same batches: what to compare with. A class with a single
+    sample in a batch is no part of the penalty, and a batch with fewer than two others has none.
 
     Reference:
         Galanti, György, Hutter, arXiv:2112.15121, for the CDNV; Luthra, Yang, Galanti, arXiv:2506.04411, for its
@@ -49,7 +49,16 @@ class CdnvPenalty(CrossEntropy):
         return loss + self.penalty * self.batch_cdnv(features, labels) if self.penalty else loss
 
     def batch_cdnv(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(Directional) CDNV of the classes that have two samples or more in the batch; 0 if fewer than two have."""
+        """(Directional) CDNV of the classes that have two samples or more in the batch; 0 if fewer than two have.
+
+        Example:
+            Means 1 and 11, variances 1, as V = (1 + 1) / (2 · 10²); a third class with a single sample.
+
+            >>> objective = CdnvPenalty(Experiment(objective="cdnv_penalty", n_source=3), 1)
+            >>> features = torch.tensor([[0.0], [2.0], [10.0], [12.0], [99.0]])
+            >>> objective.batch_cdnv(features, torch.tensor([0, 0, 1, 1, 2]))
+            tensor(0.0100)
+        """
         counts = labels.bincount()
         if (counts >= LEAST).sum() < 2:
             return features.new_zeros((), dtype=torch.float32)

@@ -22,6 +22,14 @@ class CenterLoss(CrossEntropy):
 
     Reference:
         Wen et al., "A discriminative feature learning approach for deep face recognition", ECCV 2016.
+
+    Example:
+        A sample at (3, 1), its center at 0, penalty 2, a head that guesses: log 2 + 9 + 1.
+
+        >>> objective = CenterLoss(Experiment(objective="center_loss", n_source=2, penalty=2), 2)
+        >>> _ = objective.linear.weight.data.zero_(), objective.linear.bias.data.zero_()
+        >>> round(objective.criterion(torch.tensor([[3.0, 1.0]]), torch.tensor([0])).item(), 4)
+        10.6931
     """
 
     def __init__(self, experiment: Experiment, feature_dim: int):

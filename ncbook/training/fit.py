@@ -218,7 +218,9 @@ def _refuse_diverged(trainer: Trainer, store: Store) -> None:
 
 def _diverged(trainer: Trainer, store: Store, what: str) -> DivergedError:
     kept = f"the weights of epoch {max(store.measured)} are" if store.measured else "no weights are"
+    penalty = trainer.experiment.penalty
     return DivergedError(
         f"{what} after epoch {trainer.epoch} of {trainer.epochs}; {kept} kept in {store.directory.name}. "
-        f"Try a learning_rate below {trainer.experiment.learning_rate:g}."
+        f"Try a learning_rate below {trainer.experiment.learning_rate:g}"
+        + (f", or a penalty below {penalty:g}." if penalty else ".")
     )
