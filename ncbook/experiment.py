@@ -82,7 +82,7 @@ class Experiment:
         teacher_weight: of "distillation": of the teacher's term, against 1 - teacher_weight of the labels'; None: 0.5.
         smoothing: of "label_smoothing": part of a label that is spread over all classes, between 0 and 1; None: 0.1.
         penalty: of "cdnv_penalty": weight of the CDNV, and of "center_loss": of half the mean squared distance from the
-            center of the class, at least 0; None: 1 ("center_loss": 0.01).
+            center of the class, at least 0; None: 1, or 10 if ``directional`` ("center_loss": 0.01).
         directional: of "cdnv_penalty": whether its directional form is taken; None: no.
         per_class: of the same: samples of a class that come together in a batch, from 2 to half of ``batch_size``;
             None: 4.
@@ -346,7 +346,7 @@ def _dependent_defaults(e: Experiment) -> dict[str, object]:
         "temperature": 0.1 if e.objective == "supervised_contrastive" else 4.0,
         "teacher_weight": 0.5,
         "smoothing": 0.1,
-        "penalty": 0.01 if e.objective == "center_loss" else 1.0,
+        "penalty": 0.01 if e.objective == "center_loss" else 10.0 if e.directional is True else 1.0,
         "directional": False,
         "per_class": 4,
         "frame": catalog.FRAMES[0],

@@ -37,6 +37,9 @@ def test_defaults_that_depend_on_other_parameters():
     assert Experiment(n_source=8).replace(objective="prototypical").batch_size is None
     assert Experiment(objective="squared_error").learning_rate == 0.05
     assert Experiment(objective="squared_error", optimizer="adam").learning_rate == 1e-3
+    penalties = {name: Experiment(objective=name).penalty for name in ("cdnv_penalty", "center_loss", "cross_entropy")}
+    assert penalties == {"cdnv_penalty": 1, "center_loss": 0.01, "cross_entropy": None}
+    assert Experiment(objective="cdnv_penalty").replace(directional=True).penalty == 10
     contrastive = Experiment(objective="supervised_contrastive")
     assert contrastive.temperature == 0.1 and contrastive.replace(objective="distillation").temperature == 4
     assert Experiment(objective="fixed_etf").replace(objective="matching").scale == 10
