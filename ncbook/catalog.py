@@ -7,9 +7,9 @@ their code by it. A new data set, backbone or objective is one file and one line
 from typing import NamedTuple
 
 __all__ = [
-    "AUGMENTATIONS", "BACKBONES", "Backbone", "DATASETS", "DISTANCES", "DataSet", "EPISODES", "GENERATED_AT_LEAST",
-    "INNER", "KNOWN_AS", "MOST_NOVEL", "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS", "PRECISIONS", "PROTOCOLS",
-    "ROWS", "SCHEDULES", "SPLITS",
+    "AUGMENTATIONS", "BACKBONES", "Backbone", "DATASETS", "DISTANCES", "DataSet", "EPISODES", "FRAMES",
+    "GENERATED_AT_LEAST", "INNER", "KNOWN_AS", "MOST_NOVEL", "MOST_VALIDATION", "OBJECTIVES", "OPTIMIZERS",
+    "PRECISIONS", "PROTOCOLS", "ROWS", "SCHEDULES", "SPLITS",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
@@ -101,6 +101,12 @@ INNER = ("inner_steps", "inner_rate", "second_order", "tasks_per_step")  # of th
 OBJECTIVES = {  # name -> "module:class" below `ncbook.objectives`, and the parameters that belong to it
     "cross_entropy": ("cross_entropy:CrossEntropy", ROWS),
     "distillation": ("distillation:Distillation", (*ROWS, "temperature", "teacher_weight")),
+    "label_smoothing": ("label_smoothing:LabelSmoothing", (*ROWS, "smoothing")),
+    "squared_error": ("squared_error:SquaredError", ROWS),
+    "fixed_etf": ("fixed_etf:FixedEtf", (*ROWS, "scale", "frame")),
+    "cdnv_penalty": ("cdnv_penalty:CdnvPenalty", (*ROWS, "penalty", "directional", "per_class")),
+    "center_loss": ("center_loss:CenterLoss", (*ROWS, "penalty")),
+    "supervised_contrastive": ("supervised_contrastive:SupervisedContrastive", (*ROWS, "temperature")),
     "prototypical": ("prototypical:Prototypical", (*EPISODES, "distance")),
     "matching": ("matching:Matching", (*EPISODES, "distance", "scale", "learn_scale")),
     "relation": ("relation:Relation", EPISODES),
@@ -112,6 +118,7 @@ DISTANCES = {  # of the objectives that have a choice, the default first
     "prototypical": ("squared_euclidean", "euclidean"),
     "matching": ("cosine", "dot", "squared_euclidean"),
 }
+FRAMES = ("simplex", "orthogonal")  # of a classifier that is not trained
 OPTIMIZERS = {"sgd": ("momentum",), "adam": ()}  # name -> the parameters that belong to it
 SCHEDULES = ("one_cycle", "cosine", "step", "halving", "constant")
 AUGMENTATIONS = ("affine", "crop_flip", "none")

@@ -49,9 +49,10 @@ class Experiment:
             "plain18", "plain20" (that many convolutions), "resnet12", "resnet18" or "wrn_28_4"; with
             fewer channels, for two CPU cores: "conv4_small", "conv4_small_wide" (with more features), "plain3_small",
             "plain5_small", "plain10_small", "plain14_small", "plain18_small", "plain20_small", "resnet12_small".
-        objective: what is minimized. On batches of samples: "cross_entropy" (the default), or "distillation" (its
-            teacher is the run with "cross_entropy" and the other parameters alike). On episodes: "prototypical",
-            "matching", "relation", "ridge" (R2D2), "maml" or "anil".
+        objective: what is minimized. On batches of samples: "cross_entropy" (the default), "distillation" (its
+            teacher is the run with "cross_entropy" and the other parameters alike), "label_smoothing", "squared_error",
+            "fixed_etf" (a classifier that is not trained), "cdnv_penalty", "center_loss" or "supervised_contrastive".
+            On episodes: "prototypical", "matching", "relation", "ridge" (R2D2), "maml" or "anil".
         n_source: source classes l the network is trained on, at least 2; default 64.
         n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from. None: as many as the
             data set has to spare, 100 at most (of a folder that is known when it is read); 0: none; else at least 2.
@@ -67,19 +68,29 @@ class Experiment:
         distance: of "prototypical": "squared_euclidean" (None; as its code) or "euclidean" (as the report prints); of
             "matching": similarity to each shot, "cosine" (None), "dot" (with shots of length 1) or
             "squared_euclidean".
-        scale: of "matching" and "ridge": what scores are multiplied by before the softmax, above 0; None: 10.
-        learn_scale: whether it is trained, too; None: yes.
+        scale: of "matching", "ridge" and "fixed_etf": what scores are multiplied by before the softmax, above 0; None:
+            10 ("fixed_etf": 16).
+        learn_scale: of "matching" and "ridge": whether it is trained, too; None: yes.
         ridge: of "ridge": penalty λ of the regression, above 0; None: 50.
         learn_ridge: whether it is trained, too; None: yes.
         inner_steps, inner_rate: of "maml" and "anil": steps on the shots of an episode, and their learning rate. None:
             1 step at a rate of 0.4; "anil": 20 at 0.01 (at larger rates the steps overshoot).
         second_order: of the same: whether the gradient passes through those steps; None: yes.
         tasks_per_step: of the same: episodes per step of the optimizer; None: 4.
-        temperature: of "distillation": what scores are divided by, above 0; None: 4.
+        temperature: of "distillation" and "supervised_contrastive": what scores, or inner products, are divided by,
+            above 0; None: 4, or 0.1.
         teacher_weight: of "distillation": of the teacher's term, against 1 - teacher_weight of the labels'; None: 0.5.
+        smoothing: of "label_smoothing": part of a label that is spread over all classes, between 0 and 1; None: 0.1.
+        penalty: of "cdnv_penalty": weight of the CDNV, and of "center_loss": of half the mean squared distance from the
+            center of the class, at least 0; None: 1, or 10 if ``directional`` ("center_loss": 0.01).
+        directional: of "cdnv_penalty": whether its directional form is taken; None: no.
+        per_class: of the same: samples of a class that come together in a batch, from 2 to half of ``batch_size``;
+            None: 4.
+        frame: of "fixed_etf": directions of the classes, "simplex" (None; at most one class more than there are
+            features) or "orthogonal" (at most as many).
         optimizer: "sgd" (with Nesterov momentum) or "adam"; None: "adam" for objectives that train on episodes, else
             "sgd".
-        learning_rate: peak of the schedule, above 0; None: 0.2 for "sgd", 0.001 for "adam".
+        learning_rate: peak of the schedule, above 0; None: 0.2 for "sgd" (0.05 with "squared_error"), 0.001 for "adam".
         momentum: of "sgd", from 0 to below 1; None: 0.9.
         weight_decay: L2 penalty on all weights, 0 to 1; None: 0.005 for "sgd", 0 for "adam".
         schedule: of the learning rate: "one_cycle" (the default; up for 30 % of the steps, then down to 0, along
@@ -135,6 +146,11 @@ class Experiment:
     tasks_per_step: int | None = None
     temperature: float | None = None
     teacher_weight: float | None = None
+    smoothing: float | None = None
+    penalty: float | None = None
+    directional: bool | None = None
+    per_class: int | None = None
+    frame: str | None = None
     optimizer: str | None = None
     learning_rate: float | None = None
     momentum: float | None = None
@@ -232,11 +248,22 @@ def _checked(e: Experiment) -> dict[str, object]:
             value[name] = check_real(name, value[name], 0, 1e6, above_low=True)
     if value["teacher_weight"] is not None:
         value["teacher_weight"] = check_real("teacher_weight", value["teacher_weight"], 0, 1)
-    for name in ("learn_scale", "learn_ridge", "second_order"):
+    if value["smoothing"] is not None:
+        value["smoothing"] = check_real("smoothing", value["smoothing"], 0, 1, above_low=True, below_high=True)
+    if value["penalty"] is not None:
+        value["penalty"] = check_real("penalty", value["penalty"], 0, 1e6)
+    for name in ("learn_scale", "learn_ridge", "second_order", "directional"):
         if value[name] is not None and not isinstance(value[name], bool):
             raise TypeError(f"{name}={value[name]!r} is of type {type(value[name]).__name__}; allowed: True or False")
     if value["distance"] is not None:
         check_choice("distance", value["distance"], catalog.DISTANCES[e.objective])
+    if value["frame"] is not None:
+        check_choice("frame", value["frame"], catalog.FRAMES)
+    if value["per_class"] is not None and value["batch_size"] < 2 * value["per_class"]:
+        raise ValueError(
+            f"batch_size={value['batch_size']} with per_class={value['per_class']}; "
+            f"allowed: a batch_size of at least {2 * value['per_class']}, for two classes"
+        )
     _check_classes(e, value)
     return value
 
@@ -255,6 +282,7 @@ _WHOLE = {
     "episodes_per_epoch": (1, 1_000_000),
     "inner_steps": (1, 1_000),
     "tasks_per_step": (1, 10_000),
+    "per_class": (2, 32_768),
     "measurements": (1, 1_000),
     "class_seed": (0, 2**31 - 1),
     "seed": (0, 2**31 - 1),
@@ -290,7 +318,7 @@ def _dependent_defaults(e: Experiment) -> dict[str, object]:
     classes, lists = _classes(e)
     defaults = {
         "optimizer": _usual_optimizer(e.objective),
-        "learning_rate": 0.2 if sgd else 1e-3,
+        "learning_rate": (0.05 if e.objective == "squared_error" else 0.2) if sgd else 1e-3,
         "momentum": 0.9 if sgd else None,
         "weight_decay": 5e-3 if sgd else 0.0,
     }
@@ -307,7 +335,7 @@ def _dependent_defaults(e: Experiment) -> dict[str, object]:
         "train_query": 5,
         "episodes_per_epoch": 100,
         "distance": catalog.DISTANCES.get(e.objective, (None,))[0],
-        "scale": 10.0,
+        "scale": 16.0 if e.objective == "fixed_etf" else 10.0,
         "learn_scale": True,
         "ridge": 50.0,
         "learn_ridge": True,
@@ -315,8 +343,13 @@ def _dependent_defaults(e: Experiment) -> dict[str, object]:
         "inner_rate": 0.01 if e.objective == "anil" else 0.4,
         "second_order": True,
         "tasks_per_step": 4,
-        "temperature": 4.0,
+        "temperature": 0.1 if e.objective == "supervised_contrastive" else 4.0,
         "teacher_weight": 0.5,
+        "smoothing": 0.1,
+        "penalty": 0.01 if e.objective == "center_loss" else 10.0 if e.directional is True else 1.0,
+        "directional": False,
+        "per_class": 4,
+        "frame": catalog.FRAMES[0],
     }
     return defaults | {name: own[name] for name in catalog.OBJECTIVES[e.objective][1]}
 

@@ -35,6 +35,14 @@ def test_defaults_that_depend_on_other_parameters():
     assert Experiment(dataset="cifar_fs").n_novel == 20
     assert Experiment(dataset="folder").n_novel is None  # known when it is read
     assert Experiment(n_source=8).replace(objective="prototypical").batch_size is None
+    assert Experiment(objective="squared_error").learning_rate == 0.05
+    assert Experiment(objective="squared_error", optimizer="adam").learning_rate == 1e-3
+    penalties = {name: Experiment(objective=name).penalty for name in ("cdnv_penalty", "center_loss", "cross_entropy")}
+    assert penalties == {"cdnv_penalty": 1, "center_loss": 0.01, "cross_entropy": None}
+    assert Experiment(objective="cdnv_penalty").replace(directional=True).penalty == 10
+    contrastive = Experiment(objective="supervised_contrastive")
+    assert contrastive.temperature == 0.1 and contrastive.replace(objective="distillation").temperature == 4
+    assert Experiment(objective="fixed_etf").replace(objective="matching").scale == 10
 
 
 def test_samples_per_class_are_part_of_the_key():
@@ -106,6 +114,20 @@ def test_imports_no_torch():
         ({"objective": "maml", "tasks_per_step": 2.0}, ["tasks_per_step=2.0", "float"]),
         ({"objective": "distillation", "temperature": 0}, ["temperature=0", "above 0"]),
         ({"objective": "distillation", "teacher_weight": 1.5}, ["teacher_weight=1.5", "at most 1"]),
+        ({"objective": "label_smoothing", "smoothing": 1}, ["smoothing=1", "above 0 and below 1"]),
+        ({"objective": "label_smoothing", "smoothing": 0.0}, ["smoothing=0.0", "above 0 and below 1"]),
+        ({"objective": "cdnv_penalty", "penalty": -0.1}, ["penalty=-0.1", "at least 0"]),
+        ({"objective": "cdnv_penalty", "penalty": float("inf")}, ["penalty=inf", "finite"]),
+        ({"objective": "cdnv_penalty", "directional": 1}, ["directional=1", "int", "allowed: True or False"]),
+        ({"objective": "cdnv_penalty", "per_class": 1}, ["per_class=1", "at least 2"]),
+        ({"objective": "cdnv_penalty", "batch_size": 7}, ["batch_size=7", "per_class=4", "at least 8"]),
+        ({"objective": "center_loss", "penalty": "0.1"}, ["penalty='0.1'", "str"]),
+        ({"objective": "fixed_etf", "frame": "simplx"}, ["frame='simplx'", "did you mean 'simplex'", "orthogonal"]),
+        ({"objective": "fixed_etf", "scale": 0}, ["scale=0", "above 0"]),
+        ({"objective": "fixed_etf", "learn_scale": True}, ["learn_scale=True", "objective='fixed_etf'"]),
+        ({"objective": "supervised_contrastive", "temperature": -1}, ["temperature=-1", "above 0"]),
+        ({"objective": "center_los"}, ["did you mean 'center_loss'"]),
+        ({"smothing": 0.1}, ["did you mean 'smoothing'"]),
         ({"dataset": "omniglot", "n_source": 1600, "n_novel": 100}, ["n_source=1600", "n_novel=100", "1623"]),
         ({"n_source": 10**6}, ["n_source=1000000", "n_novel=100", "n_source at most 16384"]),
         ({"dataset": "cifar10"}, ["n_source=64", "together: 10 (n_source at most 10)"]),

@@ -33,13 +33,19 @@ def images():
     return Images(torch.randn(72, 3, generator=generator) + labels[:, None], labels)
 
 
-def built(**parameters):
-    """An objective on three features; a student with a teacher that guesses, to which features are images."""
+@pytest.fixture
+def wide(images):
+    """The same with six features, as many as there are classes: for a classifier fixed at a frame."""
+    return Images(torch.cat([images.features, images.features.square()], 1), images.labels)
+
+
+def built(feature_dim=3, **parameters):
+    """An objective on a few features; a student with a teacher that guesses, to which features are images."""
     experiment = Experiment(n_source=6, **parameters)
     torch.manual_seed(0)
-    objective = objectives.build(experiment, feature_dim=3)
+    objective = objectives.build(experiment, feature_dim)
     if experiment.teacher:
-        teacher = objectives.build(experiment.teacher, feature_dim=3)
+        teacher = objectives.build(experiment.teacher, feature_dim)
         for parameter in teacher.parameters():
             torch.nn.init.zeros_(parameter)
         objective.learn_from(torch.nn.Identity(), teacher)
@@ -47,8 +53,8 @@ def built(**parameters):
 
 
 @pytest.mark.parametrize("name", catalog.OBJECTIVES)
-def test_the_contract(name, images):
-    objective = built(objective=name)
+def test_the_contract(name, wide):
+    images, objective = wide, built(6, objective=name)
     batches = objective.batches(images.labels, torch.Generator().manual_seed(1))
     again = objective.batches(images.labels, torch.Generator().manual_seed(1))
     other = objective.batches(images.labels, torch.Generator().manual_seed(2))
@@ -59,19 +65,23 @@ def test_the_contract(name, images):
     logits = objective.logits(images.features)
     assert (logits is None) == (objective.weight is None)
     if logits is not None:
-        assert logits.shape == (72, 6) and objective.weight.shape == (6, 3)
+        assert logits.shape == (72, 6) and objective.weight.shape == (6, 6)
     assert objective.chance_loss > 0
 
 
 @pytest.mark.parametrize("name", catalog.OBJECTIVES)
-def test_guessing_costs_the_loss_of_chance(name, images):
-    objective = built(objective=name, **({"teacher_weight": 0.0} if name == "distillation" else {}))
+def test_guessing_costs_the_loss_of_chance(name, wide):
+    own = {"distillation": {"teacher_weight": 0.0}, "cdnv_penalty": {"penalty": 0.0}}  # of equal features there is none
+    own["supervised_contrastive"] = {"batch_size": 36}  # the size that an epoch is cut into: all other views repel
+    objective = built(6, objective=name, **own.get(name, {}))
     for parameter in objective.parameters():
         torch.nn.init.zeros_(parameter)
-    blind = torch.nn.Sequential(torch.nn.Linear(3, 3))
+    if name == "squared_error":
+        torch.nn.init.constant_(objective.linear.bias, 1 / 6)
+    blind = torch.nn.Sequential(torch.nn.Linear(6, 6))
     torch.nn.init.zeros_(blind[0].weight), torch.nn.init.zeros_(blind[0].bias)
-    batch = objective.batches(images.labels, torch.Generator())[0]
-    assert objective.loss(blind, images, batch).item() == pytest.approx(objective.chance_loss, rel=1e-6)
+    batch = objective.batches(wide.labels, torch.Generator())[0]
+    assert objective.loss(blind, wide, batch).item() == pytest.approx(objective.chance_loss, rel=1e-6)
 
 
 def test_cross_entropy_is_its_formula(images):

@@ -13,7 +13,8 @@ from ncbook.objectives.contract import Objective, SourceImages, row_batches
 class CrossEntropy(Objective):
     """Softmax cross-entropy of a linear classifier g on the features: h = g ∘ f of the source task.
 
-    loss = mean_i [ log sum_c exp(w_c . f(x_i) + b_c) - (w_{y_i} . f(x_i) + b_{y_i}) ], in nats.
+    loss = mean_i [ log sum_c exp(w_c . f(x_i) + b_c) - (w_{y_i} . f(x_i) + b_{y_i}) ], in nats. An objective that asks
+    something else of the same features and scores is a subclass with another `criterion`.
     """
 
     def __init__(self, experiment: Experiment, feature_dim: int):
@@ -28,7 +29,11 @@ class CrossEntropy(Objective):
 
     def loss(self, backbone: nn.Module, images: SourceImages, batch: Tensor) -> Tensor:
         """Mean over the rows of a batch; computed in float32 also under autocast."""
-        return F.cross_entropy(self.logits(backbone(images(batch))).float(), images.labels[batch])
+        return self.criterion(backbone(images(batch)), images.labels[batch])
+
+    def criterion(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Loss of features [B, D] of samples with labels [B]."""
+        return F.cross_entropy(self.logits(features).float(), labels)
 
     def logits(self, features: Tensor) -> Tensor:
         """Class scores [B, C] of features [B, D]."""

@@ -171,7 +171,10 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
         if trainer.epoch == trainer.step == 0 and 0 in measured:
             measured_at = _measure(trainer, store, splits, measured_at)
         while not trainer.finished:
-            trainer.advance()
+            try:
+                trainer.advance()
+            except ValueError as error:  # features that a loss is not defined on: a dead network
+                raise _diverged(trainer, store, str(error)) from error
             ended = trainer.step == 0
             bar.advance(1, f"loss {trainer.mean_loss():.3f}" if ended else "")
             if ended:
@@ -215,7 +218,9 @@ def _refuse_diverged(trainer: Trainer, store: Store) -> None:
 
 def _diverged(trainer: Trainer, store: Store, what: str) -> DivergedError:
     kept = f"the weights of epoch {max(store.measured)} are" if store.measured else "no weights are"
+    penalty = trainer.experiment.penalty
     return DivergedError(
         f"{what} after epoch {trainer.epoch} of {trainer.epochs}; {kept} kept in {store.directory.name}. "
-        f"Try a learning_rate below {trainer.experiment.learning_rate:g}."
+        f"Try a learning_rate below {trainer.experiment.learning_rate:g}"
+        + (f", or a penalty below {penalty:g}." if penalty else ".")
     )
