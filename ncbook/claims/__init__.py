@@ -12,6 +12,7 @@ from ncbook.claims import (  # noqa: F401  (they register their claims)
     bounds,
     controls,
     curves,
+    enforcing,
     episodes,
     networks,
     objectives,
