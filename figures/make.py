@@ -47,6 +47,7 @@ JOBS = [  # the longest first
     *(Job(f"appendix/{name}") for name in [*SIDE, "predictors", "objectives", "tightness"]),
     Job("06_depth"),
     Job("07_prototypical_networks"),
+    Job("09_enforcing_collapse"),
     *(Job(name) for name in EACH),
 ]
 FULL = [  # for a GPU, in place of the first

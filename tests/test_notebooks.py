@@ -17,6 +17,7 @@ from ncbook.experiment import Experiment
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
 NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "07_prototypical_networks", "08_paper_table"]
+NOTEBOOKS += ["09_enforcing_collapse"]
 APPENDICES = [
     "constant",
     "controls",
@@ -37,6 +38,7 @@ OWN = {  # parameters that are not the experiment's
     "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
     "07_prototypical_networks": {"backbones", "episodes", "repeats", "workers"},
     "08_paper_table": {"datasets", "recipes", "methods", "methods_way", "methods_rate", "episodes", "seeds"},
+    "09_enforcing_collapse": {"left_out", "penalties", "repeats", "workers"},
     "appendix/controls": {"sizes", "budget", "target", "steps", "doublings", "repeats"},
     "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
     "appendix/objectives": {"objectives", "images", "train_way", "train_query", "episodes", "repeats", "workers"},
@@ -71,7 +73,7 @@ def own_experiment(name, values):
     return Experiment(**{k: v for k, v in values.items() if k not in OWN.get(name, set())}, **FIXED.get(name, {}))
 
 
-@pytest.mark.parametrize("name", [*ANY_NETWORK, "06_depth", "07_prototypical_networks"])
+@pytest.mark.parametrize("name", [*ANY_NETWORK, "06_depth", "07_prototypical_networks", "09_enforcing_collapse"])
 def test_parameters_are_those_of_an_experiment(root, name):
     found = inspect_notebook(str(path(root, name)))
     parameters = {key: eval(entry["default"], {}) for key, entry in found.items()}
@@ -164,6 +166,8 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("07_prototypical_networks", ["-y", "backbones: [conv4]"], "backbones=['conv4'], repeats=3, "),
         ("07_prototypical_networks", ["-p", "n_validation", "10"], "n_validation=10; allowed: 2 networks, at least"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1, episodes=2000; allowed: 2 networks per row"),
+        ("09_enforcing_collapse", ["-p", "repeats", "2"], "repeats=2, workers=None, n_novel=50, "),
+        ("09_enforcing_collapse", ["-y", "left_out: [fixed etf]"], "left_out=['fixed etf']; allowed: "),
         ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),
         ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
         ("appendix/samples", ["-y", "samples: [2, 60, 4]"], "samples_per_class=60; allowed: at most 48"),

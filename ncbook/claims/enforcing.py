@@ -141,8 +141,9 @@ claim("penalty_lowers_new_class_error",
 
 
 def correlations(table: pd.DataFrame, x: str, y: str = "error") -> pd.Series:
-    """Rank correlation over kinds of each draw."""
-    return pd.Series({draw: spearman(rows[x], rows[y]) for draw, rows in table.groupby("repeat")}, dtype=float)
+    """Rank correlation over kinds of each draw; twelve digits, so that none is 0 and not 1e-18."""
+    found = {draw: spearman(rows[x], rows[y]) for draw, rows in table.groupby("repeat")}
+    return pd.Series(found, dtype=float).round(12)
 
 
 def _across(x: str, y: str, what: str):
