@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from ncbook.experiment import Experiment
 from ncbook.fewshot import Episodes
-from ncbook.objectives.anil import check_way, descend, shot_labels, slopes_by_autograd, slopes_by_transform
+from ncbook.objectives.anil import (
+    check_way,
+    descend,
+    shot_labels,
+    slopes_by_autograd,
+    slopes_by_transform,
+    zero_head,
+)
 from ncbook.objectives.contract import SourceImages
 from ncbook.objectives.episodic import Episodic
 
@@ -32,7 +39,7 @@ class Maml(Episodic):
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        self.head = nn.Linear(feature_dim, self.way)
+        self.head = zero_head(feature_dim, self.way)
         self.steps, self.rate = experiment.inner_steps, experiment.inner_rate
         self.second_order, self.tasks_per_step = experiment.second_order, experiment.tasks_per_step
         self.vectorized = False
