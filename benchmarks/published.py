@@ -41,7 +41,7 @@ FIRST = ncbook.Experiment(
 
 
 def measured(name: str, seed: int, episodes: int) -> tuple:
-    """Objective, seed, minutes of processor time, and accuracies in percent with 1 and 5 shots, of one network."""
+    """Objective, seed, minutes of training, and accuracies in percent with 1 and 5 shots, of one network."""
     steps, parameters = OBJECTIVES[name]
     experiment = FIRST.replace(objective=name, seed=seed, **parameters)
     experiment = experiment.replace(epochs=1, episodes_per_epoch=steps * (experiment.tasks_per_step or 1))

@@ -18,14 +18,14 @@ from ncbook.objectives.episodic import Episodic
 class Anil(Episodic):
     """Cross-entropy of the queries under a linear head after some gradient steps on the shots.
 
-    (w, b) starts as the learned (w_0, b_0), and each step takes inner_rate times the gradient of the mean
+    (w, b) starts as the learned (w_0, b_0), 0 at first, and each step takes inner_rate times the gradient of the mean
     cross-entropy of the shots; with ``second_order=False`` these gradients count as constants. The head has as many
     rows as the episodes of training have classes, and classifies only episodes of that many.
     """
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        self.head = nn.Linear(feature_dim, self.way)
+        self.head = zero_head(feature_dim, self.way)
         self.steps, self.rate = experiment.inner_steps, experiment.inner_rate
         self.second_order, self.tasks_per_step = experiment.second_order, experiment.tasks_per_step
 
@@ -43,6 +43,18 @@ class Anil(Episodic):
 
         heads = {name: value.expand(tasks, *value.shape) for name, value in self.head.named_parameters()}
         return logits(descend(error, heads, self.steps, self.rate, self.second_order), queries)
+
+
+def zero_head(feature_dim: int, way: int) -> nn.Linear:
+    """Linear head that starts at zero, so that no class is preferred: their order in an episode is random.
+
+    From random weights the same steps on the shots lead less far (Kao et al., "MAML is a noisy contrastive learner in
+    classification", ICLR 2022).
+    """
+    head = nn.Linear(feature_dim, way)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return head
 
 
 def shot_labels(way: int, shot: int, device: torch.device) -> Tensor:
