@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 import ncbook
 from ncbook import catalog, datasets
-from ncbook.features import as_input, batch_statistics
+from ncbook.features import as_input
+from ncbook.objectives.maml import batch_statistics
 from ncbook.training import Trainer
 
 EPISODIC = [name for name, (_, own) in catalog.OBJECTIVES.items() if "train_way" in own and name != "maml"]

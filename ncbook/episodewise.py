@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ncbook import catalog, collapse, fewshot, runs
 from ncbook._checks import check_choice, check_whole
-from ncbook.features import as_input, batch_statistics, resolve_device
+from ncbook.features import as_input, resolve_device
 from ncbook.fewshot.results import half_width
 from ncbook.objectives.episodic import Episodic
+from ncbook.objectives.maml import batch_statistics
 
 __all__ = ["BATCH_NORM", "METRICS", "OwnAccuracy", "measure", "own_accuracy"]
 __dir__ = __all__.copy

@@ -4,7 +4,6 @@ Used by `training`, `runs`, `layerwise` and by readers who bring a feature map a
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Sequence
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from ncbook._checks import check_choice
 
-__all__ = ["as_input", "batch_statistics", "extract", "extract_layers", "reproducible", "resolve_device"]
+__all__ = ["as_input", "extract", "extract_layers", "reproducible", "resolve_device"]
 __dir__ = __all__.copy
 
 
@@ -103,38 +102,3 @@ def extract_layers(
 def extract(backbone: nn.Module, images: torch.Tensor, *, layer: str | None = None) -> torch.Tensor:
     """Features of images float32 [N, D], or outputs of one layer, as `extract_layers` does."""
     return extract_layers(backbone, images, [layer or ""])[0]
-
-
-@contextlib.contextmanager
-def batch_statistics(network: nn.Module, written_out: bool = False):
-    """Batch norm normalizes by the batch at hand and leaves its running statistics as they are.
-
-    Args:
-        network: in any mode, in which it is left again.
-        written_out: batch norm in elementary operations; that of torch 2.15 has a wrong second derivative under vmap.
-    """
-    modes = {module: module.training for module in network.modules()}
-    norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    tracking = {norm: norm.track_running_stats for norm in norms}
-    try:
-        network.train()
-        for norm in norms:
-            norm.track_running_stats = False
-            if written_out:
-                norm.forward = functools.partial(_normalized, norm)
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = tracking[norm]
-            if written_out:
-                del norm.forward
-        for module, training in modes.items():
-            module.training = training
-
-
-def _normalized(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-    """Batch norm of [B, C, H, W] by its own statistics."""
-    values = x.to(norm.weight.dtype)
-    variance, mean = torch.var_mean(values, (0, 2, 3), correction=0, keepdim=True)
-    scale = (variance + norm.eps).rsqrt() * norm.weight[:, None, None]
-    return ((values - mean) * scale + norm.bias[:, None, None]).to(x.dtype)

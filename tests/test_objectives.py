@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ncbook import Experiment, backbones, catalog, fewshot, objectives
-from ncbook.features import batch_statistics
 from ncbook.objectives.anil import descend, slopes_by_autograd, slopes_by_transform
+from ncbook.objectives.maml import batch_statistics
 from ncbook.training import Trainer
 
 

@@ -3,12 +3,14 @@
 Built by `ncbook.objectives.build`.
 """
 
+import contextlib
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncbook.experiment import Experiment
-from ncbook.features import batch_statistics
 from ncbook.fewshot import Episodes
 from ncbook.objectives.anil import (
     check_way,
@@ -73,3 +75,38 @@ class Maml(Episodic):
         slopes_of = slopes_by_transform if self.vectorized else slopes_by_autograd
         adapted = descend(error, dict(network.named_parameters()), self.steps, self.rate, self.second_order, slopes_of)
         return logits(adapted, queries)
+
+
+@contextlib.contextmanager
+def batch_statistics(network: nn.Module, written_out: bool = False):
+    """Batch norm normalizes by the batch at hand and leaves its running statistics as they are.
+
+    Args:
+        network: in any mode, in which it is left again.
+        written_out: batch norm in elementary operations; that of torch 2.15 has a wrong second derivative under vmap.
+    """
+    modes = {module: module.training for module in network.modules()}
+    norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracking = {norm: norm.track_running_stats for norm in norms}
+    try:
+        network.train()
+        for norm in norms:
+            norm.track_running_stats = False
+            if written_out:
+                norm.forward = functools.partial(_normalized, norm)
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = tracking[norm]
+            if written_out:
+                del norm.forward
+        for module, training in modes.items():
+            module.training = training
+
+
+def _normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Batch norm of [B, C, H, W] by its own statistics."""
+    values = x.to(norm.weight.dtype)
+    variance, mean = torch.var_mean(values, (0, 2, 3), correction=0, keepdim=True)
+    scale = (variance + norm.eps).rsqrt() * norm.weight[:, None, None]
+    return ((values - mean) * scale + norm.bias[:, None, None]).to(x.dtype)
