@@ -251,6 +251,16 @@ def test_a_dead_network_ends_a_penalized_run_in_one_sentence(tmp_path, monkeypat
         ncbook.train(experiment, runs_dir=tmp_path)
 
 
+def test_an_error_of_an_objective_is_not_taken_for_a_diverged_run(tmp_path, monkeypatch):
+    def broken(self, batch):
+        raise ValueError("a mistake in a loss")
+
+    monkeypatch.setattr(Trainer, "_update", broken)
+    experiment = Experiment(n_source=4, n_novel=0, n_validation=0, epochs=1, measurements=1, backbone="conv4_small")
+    with pytest.raises(ValueError, match="^a mistake in a loss$"):
+        ncbook.train(experiment, runs_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
     "parameters",
     [

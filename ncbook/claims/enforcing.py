@@ -92,18 +92,14 @@ def _each(column: str, *, log: bool):
 
 FAILS_EACH = "one of these kinds raises it on average over draws, beyond an interval that holds for all at once"
 
-claim("enforcing_lowers_source_cdnv",
-      "Every kind of training that asks for collapse has a smaller CDNV on the training samples than the same training "
-      "without it", QUESTION, fails_if=FAILS_EACH)(_each("cdnv_source_train", log=True))  # fmt: skip
-claim("enforcing_lowers_new_class_cdnv",
-      "Every kind of training that asks for collapse has a smaller CDNV on new classes than the same training without "
-      "it", QUESTION, fails_if=FAILS_EACH)(_each("cdnv_novel", log=True))  # fmt: skip
-claim("enforcing_lowers_new_class_directional",
-      "Every kind of training that asks for collapse has a smaller directional CDNV on new classes than the same "
-      "training without it", QUESTION, fails_if=FAILS_EACH)(_each("directional_novel", log=True))  # fmt: skip
-claim("enforcing_always_helps_transfer",
-      "Every kind of training that asks for collapse has a smaller 5-shot error on new classes than the same training "
-      "without it", SLIDES, fails_if=FAILS_EACH)(_each("error", log=False))  # fmt: skip
+for _name, _column, _words, _source in (
+    ("enforcing_lowers_source_cdnv", "cdnv_source_train", "CDNV on the training samples", QUESTION),
+    ("enforcing_lowers_new_class_cdnv", "cdnv_novel", "CDNV on new classes", QUESTION),
+    ("enforcing_lowers_new_class_directional", "directional_novel", "directional CDNV on new classes", QUESTION),
+    ("enforcing_always_helps_transfer", "error", "5-shot error on new classes", SLIDES),
+):
+    _text_of = f"Every kind of training that asks for collapse has a smaller {_words} than the same training without it"
+    claim(_name, _text_of, _source, fails_if=FAILS_EACH)(_each(_column, log=_column != "error"))
 
 
 @claim("enforcing_can_help_transfer",

@@ -9,9 +9,9 @@ import importlib
 from ncbook import catalog
 from ncbook._checks import check_choice, check_whole
 from ncbook.experiment import Experiment
-from ncbook.objectives.contract import Objective, SourceImages, row_batches
+from ncbook.objectives.contract import Objective, SourceImages, UndefinedLoss, row_batches
 
-__all__ = ["Objective", "SourceImages", "build", "row_batches"]
+__all__ = ["Objective", "SourceImages", "UndefinedLoss", "build", "row_batches"]
 __dir__ = __all__.copy
 
 

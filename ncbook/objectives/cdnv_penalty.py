@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ncbook import collapse
 from ncbook.experiment import Experiment
+from ncbook.objectives.contract import UndefinedLoss
 from ncbook.objectives.cross_entropy import CrossEntropy
 
 LEAST = 2  # samples of a class for its variance
@@ -63,7 +64,10 @@ class CdnvPenalty(CrossEntropy):
         if (counts >= LEAST).sum() < 2:
             return features.new_zeros((), dtype=torch.float32)
         enough = counts[labels] >= LEAST
-        return self.measure(features[enough], labels[enough]).float()
+        try:
+            return self.measure(features[enough], labels[enough]).float()
+        except ValueError as error:  # features that are not finite, or class means that coincide: a dead network
+            raise UndefinedLoss(str(error)) from error
 
 
 def class_batches(labels: Tensor, batch_size: int, per_class: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ncbook.fewshot import Episodes
 
 
+class UndefinedLoss(ValueError):
+    """The features of a batch are such that the loss is not defined: what training reports as a diverged run."""
+
+
 class SourceImages(Protocol):
     """The source training images as an objective sees them; made by the trainer, on its device.
 

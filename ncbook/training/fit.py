@@ -15,6 +15,7 @@ from ncbook._checks import check_whole, named_arguments
 from ncbook.datasets import ClassSplit, ImageClasses
 from ncbook.experiment import SCHEMA, Experiment
 from ncbook.features import extract, reproducible, resolve_device
+from ncbook.objectives import UndefinedLoss
 from ncbook.progress import Progress
 from ncbook.runs import Run, Store, layout
 from ncbook.runs.run import check_images
@@ -173,7 +174,7 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
         while not trainer.finished:
             try:
                 trainer.advance()
-            except ValueError as error:  # features that a loss is not defined on: a dead network
+            except UndefinedLoss as error:
                 raise _diverged(trainer, store, str(error)) from error
             ended = trainer.step == 0
             bar.advance(1, f"loss {trainer.mean_loss():.3f}" if ended else "")
