@@ -103,7 +103,7 @@ OBJECTIVES = {  # name -> "module:class" below `ncbook.objectives`, and the para
     "distillation": ("distillation:Distillation", (*ROWS, "temperature", "teacher_weight")),
     "label_smoothing": ("label_smoothing:LabelSmoothing", (*ROWS, "smoothing")),
     "squared_error": ("squared_error:SquaredError", ROWS),
-    "fixed_etf": ("fixed_etf:FixedEtf", (*ROWS, "scale", "frame")),
+    "fixed_etf": ("fixed_etf:FixedEtf", (*ROWS, "scale", "frame", "spare_rows")),
     "cdnv_penalty": ("cdnv_penalty:CdnvPenalty", (*ROWS, "penalty", "directional", "per_class")),
     "center_loss": ("center_loss:CenterLoss", (*ROWS, "penalty")),
     "supervised_contrastive": ("supervised_contrastive:SupervisedContrastive", (*ROWS, "temperature")),

@@ -88,6 +88,7 @@ class Experiment:
             None: 4.
         frame: of "fixed_etf": directions of the classes, "simplex" (None; at most one class more than there are
             features) or "orthogonal" (at most as many).
+        spare_rows: of the same: further directions, that belong to no class; None: 0.
         optimizer: "sgd" (with Nesterov momentum) or "adam"; None: "adam" for objectives that train on episodes, else
             "sgd".
         learning_rate: peak of the schedule, above 0; None: 0.2 for "sgd" (0.05 with "squared_error"), 0.001 for "adam".
@@ -151,6 +152,7 @@ class Experiment:
     directional: bool | None = None
     per_class: int | None = None
     frame: str | None = None
+    spare_rows: int | None = None
     optimizer: str | None = None
     learning_rate: float | None = None
     momentum: float | None = None
@@ -283,6 +285,7 @@ _WHOLE = {
     "inner_steps": (1, 1_000),
     "tasks_per_step": (1, 10_000),
     "per_class": (2, 32_768),
+    "spare_rows": (0, 65_536),
     "measurements": (1, 1_000),
     "class_seed": (0, 2**31 - 1),
     "seed": (0, 2**31 - 1),
@@ -350,6 +353,7 @@ def _dependent_defaults(e: Experiment) -> dict[str, object]:
         "directional": False,
         "per_class": 4,
         "frame": catalog.FRAMES[0],
+        "spare_rows": 0,
     }
     return defaults | {name: own[name] for name in catalog.OBJECTIVES[e.objective][1]}
 

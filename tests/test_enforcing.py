@@ -104,6 +104,22 @@ def test_too_few_features_for_the_frame_are_refused_before_training(tmp_path, fr
     built("fixed_etf", n_source=130 - least, dim=64, frame=frame)
 
 
+@pytest.mark.parametrize("frame", ["simplex", "orthogonal"])
+def test_spare_rows_are_in_the_loss_and_not_in_the_scores(frame):
+    x, y = sample(dim=12)
+    objective = built("fixed_etf", dim=12, frame=frame, scale=3.0, spare_rows=3)
+    rows = objective.linear.weight
+    assert rows.shape == (7, 12) and objective.weight.shape == (4, 12) and objective.logits(x).shape == (12, 4)
+    cosines = torch.full((), -1 / 6 if frame == "simplex" else 0.0)
+    torch.testing.assert_close((rows @ rows.T)[~torch.eye(7, dtype=torch.bool)], cosines.expand(42), rtol=0, atol=1e-6)
+    scores = 3 * F.cosine_similarity(x[:, None], rows, dim=2)
+    torch.testing.assert_close(objective.logits(x), scores[:, :4])
+    torch.testing.assert_close(objective.criterion(x, y), F.cross_entropy(scores, y))
+    assert objective.chance_loss == pytest.approx(math.log(7))
+    with pytest.raises(ParameterError, match=r"n_source=4 .*spare_rows=3 needs .* features or more.*together at most"):
+        built("fixed_etf", dim=5, frame=frame, spare_rows=3)
+
+
 @pytest.mark.parametrize("directional", [False, True])
 def test_the_penalty_is_the_cdnv_of_classes_with_two_samples(directional):
     x, y = sample(per_class=4)
@@ -267,7 +283,7 @@ def test_an_error_of_an_objective_is_not_taken_for_a_diverged_run(tmp_path, monk
         {"objective": "label_smoothing"},
         {"objective": "squared_error"},
         {"objective": "fixed_etf"},
-        {"objective": "fixed_etf", "frame": "orthogonal"},
+        {"objective": "fixed_etf", "frame": "orthogonal", "spare_rows": 3},
         {"objective": "cdnv_penalty"},
         {"objective": "cdnv_penalty", "directional": True},
         {"objective": "center_loss"},

@@ -19,27 +19,46 @@ class FixedEtf(CrossEntropy):
     loss = mean_i -log [ exp(s cos(f(x_i), m_{y_i})) / sum_c exp(s cos(f(x_i), m_c)) ], in nats, with s the ``scale``.
     The m_c are drawn from the seed, saved with the run and never trained: with ``frame="simplex"`` a simplex
     equiangular tight frame, cosines -1/(C - 1), which needs D >= C - 1 features; with "orthogonal" orthonormal, cosines
-    0, D >= C. There is no bias, and the length of the features is free.
+    0, D >= C. There is no bias, and the length of the features is free. With ``spare_rows`` = S the frame has C + S
+    rows in place of C, and the loss sums over all of them: S directions that belong to no class are kept free.
 
     Reference:
         Zhu et al., "A geometric analysis of neural collapse with unconstrained features", NeurIPS 2021, and Yang et
         al., "Inducing neural collapse in imbalanced learning", NeurIPS 2022, fix the simplex; Hoffer, Hubara, Soudry,
-        "Fix your classifier", ICLR 2018, an orthogonal one with cosines.
+        "Fix your classifier", ICLR 2018, an orthogonal one with cosines. Yang et al., "Neural collapse
+        inspired feature-classifier alignment for few-shot class-incremental learning", ICLR 2023, keep rows for
+        classes that are yet to come.
 
     Raises:
         ParameterError: too few features for so many classes; names both numbers.
     """
 
     def __init__(self, experiment: Experiment, feature_dim: int):
-        classes, least = experiment.n_source, experiment.n_source - (experiment.frame == "simplex")
+        self.n_source, spare = experiment.n_source, experiment.spare_rows
+        rows, least = self.n_source + spare, self.n_source + spare - (experiment.frame == "simplex")
         if feature_dim < least:
             raise ParameterError(
-                f"n_source={classes} with frame={experiment.frame!r} needs {least} features or more, and "
-                f"backbone={experiment.backbone!r} gives {feature_dim}; "
-                f"allowed: n_source at most {classes + feature_dim - least}, or a wider backbone"
+                f"n_source={self.n_source} with frame={experiment.frame!r}{f' and spare_rows={spare}' if spare else ''} "
+                f"needs {least} features or more, and backbone={experiment.backbone!r} gives {feature_dim}; "
+                f"allowed: {'together' if spare else 'n_source'} at most {rows + feature_dim - least}, "
+                "or a wider backbone"
             )
         super().__init__(experiment, feature_dim)
-        self.linear = Cosines(FRAMES[experiment.frame](classes, feature_dim), experiment.scale)
+        self.linear = Cosines(FRAMES[experiment.frame](rows, feature_dim), experiment.scale)
+        self.chance_loss = math.log(rows)
+
+    def criterion(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the samples; the softmax is over all rows of the frame."""
+        return F.cross_entropy(self.linear(features).float(), labels)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Scores [B, C] of the classes alone."""
+        return self.linear(features)[:, : self.n_source]
+
+    @property
+    def weight(self) -> Tensor:
+        """Rows that belong to classes, [C, D]."""
+        return self.linear.weight[: self.n_source]
 
 
 class Cosines(nn.Module):
