@@ -24,7 +24,7 @@ OBJECTIVES = {  # objective -> steps of the optimizer, and its parameters; five 
     "ridge": (3000, ONE_SHOT),
     "matching": (3000, ONE_SHOT),
     "relation": (7000, ONE_SHOT),
-    "maml": (9000, {**ADAPTIVE, "tasks_per_step": 1, "inner_steps": 1, "inner_rate": 0.5}),
+    "maml": (16_000, {**ADAPTIVE, **ONE_SHOT, "tasks_per_step": 1, "inner_steps": 1, "inner_rate": 0.5}),
     "anil": (700, {**ADAPTIVE, "inner_steps": 20, "inner_rate": 0.01}),  # a run of 2,500 ended far worse
 }
 PUBLISHED = {  # percent, 5-way, 1 and 5 shots; oscarknagg/few-shot's list, Sung et al. 2018, Bertinetto et al. 2019

@@ -21,7 +21,9 @@ def tiny():
     """An experiment that trains in a second."""
     from ncbook import Experiment
 
-    return Experiment(n_source=6, n_novel=8, epochs=4, batch_size=32, measurements=3, precision="float32")
+    return Experiment(
+        backbone="conv4_small", n_source=6, n_novel=8, epochs=4, batch_size=32, measurements=3, precision="float32"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,14 @@ from ncbook.training import Trainer, fit, measuring  # noqa: E402
 measuring.EPISODES = 20  # quick
 FOLDER, MODE = Path(sys.argv[1]), sys.argv[2]
 EXPERIMENT = ncbook.Experiment(
-    n_source=4, n_novel=5, epochs=3, batch_size=16, measurements=3, precision="float32", learning_rate=0.05
+    backbone="conv4_small",
+    n_source=4,
+    n_novel=5,
+    epochs=3,
+    batch_size=16,
+    measurements=3,
+    precision="float32",
+    learning_rate=0.05,
 )
 
 

@@ -168,3 +168,14 @@ def test_missing_numbers_are_not_judged():
     table.loc[3, COLUMNS] = np.nan
     for name in (*EACH, *ACROSS, "enforcing_can_help_transfer", "directional_orders_kinds_better"):
         assert verdict(name, table) == claims.OPEN
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1.0, claims.HOLDS), (-1.0, claims.FAILS), (0.0, claims.OPEN)])
+def test_longer_training_and_projector(step, expected):
+    table = networks(error=lambda place, enforces, strength: 3 + step * (place == 1))
+    assert verdict("longer_training_hurts_new_classes", table) == expected
+    assert verdict("longer_training_hurts_new_classes", table[table["kind"] != "longer"]) == claims.OPEN
+    assert verdict("projector_keeps_harm_off_features", table) == claims.OPEN
+    rows = table["kind"] == "etf"
+    table.loc[rows, "projected_error"] = table.loc[rows, "error"] + step + np.resize([0.1, -0.1], rows.sum())
+    assert verdict("projector_keeps_harm_off_features", table) == expected

@@ -37,7 +37,9 @@ def listening():
 
 @pytest.fixture(scope="module")
 def small():
-    return ncbook.Experiment(n_source=4, n_novel=5, epochs=3, batch_size=16, measurements=3, precision="float32")
+    return ncbook.Experiment(
+        backbone="conv4_small", n_source=4, n_novel=5, epochs=3, batch_size=16, measurements=3, precision="float32"
+    )
 
 
 @pytest.fixture(scope="module")

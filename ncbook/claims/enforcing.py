@@ -3,7 +3,8 @@
 Over a table with one row per network: kind (how it was trained), ``against`` (the kind that it differs from by one
 thing, itself for the plain one), ``enforces`` (whether that thing asks for collapse), strength (of the penalty, missing
 for other kinds), repeat (the draw of classes and seeds, which all kinds share), cdnv and directional of "source_train",
-"source_test" and "novel" (as cdnv_novel), and error (5-shot, nearest class mean, on the new classes).
+"source_test" and "novel" (as cdnv_novel), and error (5-shot, nearest class mean, on the new classes); of kinds that
+train behind a projector also projected_error, that of the features after it.
 
 Draws are the independent units. Kinds were chosen, not drawn: a claim across kinds must hold in the mean over draws
 and, against all orders of the kinds, for their means.
@@ -230,3 +231,36 @@ def _selected(table):
     errors = table[table["kind"] == plain].set_index("repeat")["error"]
     chosen = regret(table, "cdnv_source_test") + table.groupby("repeat")["error"].min()
     return above_zero(chosen - errors, -1, f"error of the kind with the least held-out CDNV less {plain},")
+
+
+def _one_difference(difference, sign: int, what: str, missing: str):
+    """Of each draw one difference; ``difference`` of the table is None or empty where there is nothing to compare."""
+
+    def check(table):
+        found = difference(table) if set(table) >= NEEDED else None
+        return Verdict(OPEN, missing) if found is None or not len(found) else above_zero(found, sign, what)
+
+    return check
+
+
+def _longer(table):
+    return paired(table, "error").get("longer")
+
+
+def _projected(table):
+    if "projected_error" in table:
+        rows = table.dropna(subset="projected_error").set_index("repeat")
+        return rows["projected_error"] - rows["error"]
+
+
+claim("longer_training_hurts_new_classes",
+      "The same training for longer has a larger 5-shot error on new classes",
+      "Hui, Belkin, Nakkiran 2022, of linear probes",
+      fails_if="the error after the longer training, less that after the shorter, is below 0, by its interval")(
+    _one_difference(_longer, 1, "5-shot error, longer less plain,", "no kind that is trained longer"))  # fmt: skip
+claim("projector_keeps_harm_off_features",
+      "Features before the projector that a loss acts behind have a smaller 5-shot error on new classes than after it",
+      "Harun et al. 2025",
+      fails_if="the error after the projector, less that before it, is below 0, by its interval")(
+    _one_difference(_projected, 1, "5-shot error, after less before the projector,", "no kind with a projector")
+)  # fmt: skip

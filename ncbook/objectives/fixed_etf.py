@@ -38,7 +38,8 @@ class FixedEtf(CrossEntropy):
         rows, least = self.n_source + spare, self.n_source + spare - (experiment.frame == "simplex")
         if feature_dim < least:
             raise ParameterError(
-                f"n_source={self.n_source} with frame={experiment.frame!r}{f' and spare_rows={spare}' if spare else ''} "
+                f"n_source={self.n_source} with frame={experiment.frame!r}"
+                f"{f' and spare_rows={spare}' if spare else ''} "
                 f"needs {least} features or more, and backbone={experiment.backbone!r} gives {feature_dim}; "
                 f"allowed: {'together' if spare else 'n_source'} at most {rows + feature_dim - least}, "
                 "or a wider backbone"

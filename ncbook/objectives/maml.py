@@ -33,6 +33,10 @@ class Maml(Episodic):
     queries are classified together (as in the paper's code). The features of a run, in evaluation mode, are those of
     the network before it adapts; the statistics that they need are followed by one more forward pass per step, without
     gradients, of one episode.
+
+    A head of zeros passes no gradient to the features: the first step moves the head alone, and with one inner step
+    this is nearly ANIL, for as long as the learned head stays short beside that step (a tenth of it after 9,000 steps
+    on Omniglot). Further steps move the features, too.
     """
 
     needs_images = True
