@@ -171,13 +171,20 @@ def check_labels(labels: object, name: str = "labels") -> Tensor:
     return labels
 
 
+def check_matrix(features: object, name: str = "features") -> Tensor:
+    """Accept features [N, D] of a float dtype, without labels; whether they are finite is not looked at."""
+    check_floats(name, features, "[N, D]")
+    if features.ndim != 2 or features.shape[1] == 0:
+        shape = list(features.shape)
+        raise ValueError(f"{name} has shape {shape}; allowed: [N, D] (features.flatten(1) flattens a layer's maps)")
+    return features
+
+
 def check_features(features: object, labels: object, name: str = "features", labels_name: str = "labels") -> Tensor:
     """Accept features [N, D] of a float dtype beside integer labels [N]; whether they are finite is not looked at."""
     check_floats(name, features, "[N, D]")
     check_labels(labels, labels_name)
-    if features.ndim != 2 or features.shape[1] == 0:
-        shape = list(features.shape)
-        raise ValueError(f"{name} has shape {shape}; allowed: [N, D] (features.flatten(1) flattens a layer's maps)")
+    check_matrix(features, name)
     if len(labels) != len(features):
         raise ValueError(
             f"{labels_name} has shape {list(labels.shape)}; allowed: [{len(features)}], one entry per row of {name}"

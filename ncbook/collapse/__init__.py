@@ -16,12 +16,15 @@ Every metric raises, before any number is computed,
 - TypeError if ``features`` is not a float tensor or ``labels`` not an integer one;
 - ValueError if ``features`` is not [N, D] or not finite, if ``labels`` is not [N], if fewer than two classes are
   present; and, where variances are needed, if a class has a single sample, whose variance about its own mean is 0
-  whatever the class is. Metrics of the means alone (`nc2`, `nc3`, `nc4`, `min_distance`) accept such a class.
+  whatever the class is. Metrics of the means alone (`nc2`, `nc3`, `nc4`, `min_distance`) and `logme` accept such a
+  class.
+
+`rankme` and `effective_rank` take features alone: everything else needs labels.
 
 `CollapseMetrics` computes the same numbers, with the same formulas, in one pass over batches.
 
-A file imports only from files above it: `moments`, `sample`, then `pairs`, `covariance`, `geometry` and `decisions`
-beside each other, `overview`; and for batches `batches`, `second_pass`, `accumulator`.
+A file imports only from files above it: `moments`, `sample`, then `pairs`, `covariance`, `geometry`, `decisions`
+and `transferability` beside each other, `overview`; and for batches `batches`, `second_pass`, `accumulator`.
 """
 
 import importlib
@@ -32,11 +35,13 @@ from .geometry import NC2_VARIANTS, nc2, nc2_of_equal_cosines, nc3
 from .noise_floor import nc1_noise_floor
 from .overview import summary
 from .pairs import cdnv, cdnv_matrix, directional_cdnv, directional_cdnv_matrix, min_distance
+from .transferability import class_separation, effective_rank, logme, rankme
 
 __all__ = [
-    "NC2_VARIANTS", "CollapseMetrics", "SecondPass", "cdnv", "cdnv_matrix", "class_mean_mismatch", "directional_cdnv",
-    "directional_cdnv_matrix", "min_distance", "nc1", "nc1_noise_floor", "nc2", "nc2_of_equal_cosines", "nc3", "nc4",
-    "separation_fuzziness", "summary", "trace_ratio", "variability_collapse_index",
+    "NC2_VARIANTS", "CollapseMetrics", "SecondPass", "cdnv", "cdnv_matrix", "class_mean_mismatch", "class_separation",
+    "directional_cdnv", "directional_cdnv_matrix", "effective_rank", "logme", "min_distance", "nc1",
+    "nc1_noise_floor", "nc2", "nc2_of_equal_cosines", "nc3", "nc4", "rankme", "separation_fuzziness", "summary",
+    "trace_ratio", "variability_collapse_index",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
