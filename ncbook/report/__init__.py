@@ -1,7 +1,8 @@
 """A report on a reader's own model and images: collapse, few-shot accuracy, bounds, the classes to look at.
 
-``ncbook.report(model, data)`` gives a `Report`, ``ncbook.compare_models({name: model}, data)`` a table of several models
-on the same images and episodes, ``python -m ncbook.report pictures.zip --model resnet18 --html report.html`` a page.
+``ncbook.report(model, data)`` gives a `Report`, ``ncbook.compare_models({name: model}, data)`` a table of several
+models on the same images and episodes, ``python -m ncbook.report pictures.zip --model resnet18 --html report.html`` a
+page.
 Nothing is trained and no formula is here: numbers are those of `collapse`, `fewshot` and `theory`.
 
 A file imports only from files above it: `words`, `models` and `images` beside each other; `gather`, the one pass over

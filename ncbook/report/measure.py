@@ -6,7 +6,8 @@ Intervals, all at 95 %:
   all classes one of at most ten groups of classes (values are of all samples, replicates of the reservoirs). They say
   what other classes of the same kind would give.
 - few-shot accuracies: bootstrap of the classes (`FewShotResult.class_interval`) where there are at least twice as many
-  classes as ways; else over *episodes*, which says nothing about other classes.
+  classes as ways and its replicates hold enough episodes (of few ways); else over *episodes*, which says nothing about
+  other classes.
 
 Called by `reports`; pure.
 """
@@ -37,8 +38,10 @@ from .gather import Gathered
 PAIR_CLASSES, PAIR_SAMPLES = 100, 50  # at most, that errors of pairs and directional bounds are measured on
 HARDEST = 12  # pairs, and classes, that are looked at
 QUERY = 15  # per class and episode, fewer where classes are small
-GROWTH_EPISODES = 2000
+GROWTH_EPISODES = 4000
+LEAST_EPISODES = 100  # that a bootstrap replicate is to have
 BOUNDS = ("cdnv", "quadratic", "directional")
+_LARGEST_BOUND = {"cdnv": 2.0}  # of two classes; the others are capped at 1
 
 
 def interval(value: float, replicates: Tensor, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
@@ -106,7 +109,20 @@ def metrics(of: Gathered, directional: Tensor, weight: Tensor | None, bias: Tens
         found = torch.stack(replicates[name]) if replicates[name] else torch.empty(0)
         ends = interval(value, found, _LOWEST.get(name, 0.0), _HIGHEST.get(name, math.inf))
         rows.append(_row(name, value, ends, n_classes))
+        if name == "nc1":
+            rows.append(_row("nc1_noise_floor", _noise_floor(of.moments), (math.nan, math.nan), n_classes))
     return rows
+
+
+def _noise_floor(of: Moments) -> float:
+    """NC1 of as many samples with the same covariance within classes and no classes at all."""
+    spectrum = torch.linalg.eigvalsh(of.within(None)).clamp_min(0)
+    n_classes, dim = of.means.shape
+    spectrum = spectrum.where(spectrum > 1e-12 * spectrum.max(), 0)
+    if not spectrum.any():  # complete collapse
+        return math.nan
+    per_class = max(2, round(float(of.counts.mean())))
+    return float(collapse.nc1_noise_floor(n_classes, per_class, dim, spectrum=spectrum))
 
 
 def _within_span(features: Tensor) -> Tensor:
@@ -142,7 +158,8 @@ def accuracy_row(result: FewShotResult) -> dict:
 
 def _accuracy_interval(result: FewShotResult) -> tuple[float, float, int, str]:
     n_classes = len(result.labels)
-    if n_classes >= 2 * result.way and len(result.per_episode) > 1:
+    # A replicate draws some 0.63 of the classes, and an episode counts if all of its ways are among them.
+    if n_classes >= 2 * result.way and len(result.per_episode) * 0.63**result.way >= LEAST_EPISODES:
         return *result.class_interval(), n_classes, "classes"
     half = result.ci95
     return result.accuracy - half, result.accuracy + half, len(result.per_episode), "episodes"
@@ -186,7 +203,7 @@ def bounds(of: Gathered, *, ways, shots, accuracies: list[FewShotResult], seed: 
         off = ~torch.eye(len(matrix), dtype=torch.bool)
         for name in BOUNDS:
             pairs = of_bound[name]
-            row = _of_pairs(name, pairs)
+            row = _of_pairs(name, pairs, _LARGEST_BOUND.get(name, 1.0))
             vacuous = float((pairs[off] >= 1).double().mean())
             rows.append({"way": 2, "shot": shot, **row, "vacuous": vacuous, "measured": float(error[off].mean())})
             for way in ways:
@@ -272,8 +289,11 @@ def growth(of: Gathered, *, episodes: int, seed: int) -> pd.DataFrame:
         rows.append({"along": along, "count": count, **row})
 
     for count in _steps(2, smallest):
-        matrix = collapse.cdnv_matrix(*first_samples(of, count))
-        add("samples", count, _of_pairs("cdnv", matrix))
+        few = first_samples(of, count)
+        add("samples", count, _of_pairs("cdnv", collapse.cdnv_matrix(*few)))
+        median = float(collapse.summary(*few)["cdnv_debiased"])
+        if math.isfinite(median):
+            add("samples", count, _row("cdnv_debiased", median, (math.nan, math.nan), n_classes))
     for count in _steps(4, n_classes):
         chosen = some_classes(n_classes, count, seed)
         features, index = first_samples(of, int(sizes.max()), chosen)
@@ -293,12 +313,12 @@ def growth(of: Gathered, *, episodes: int, seed: int) -> pd.DataFrame:
 
 
 def _steps(first: int, last: int) -> list[int]:
-    """1, 2, 5, 10, … from ``first`` to ``last``, and ``last`` itself unless one is near it; 100 at most."""
+    """1, 2, 5, 10, … from ``first`` on, those that are not near ``last``, and ``last``, which is 100 at most."""
     last = min(last, 100)
     found = [m * 10**e for e in range(3) for m in (1, 2, 5) if first <= m * 10**e <= last]
     found = [first, *found] if found and found[0] != first else found
-    if last >= first and (not found or last > 1.3 * found[-1]):
-        found.append(last)
+    if last >= first:
+        found = [step for step in found if 1.3 * step < last] + [last]
     return found
 
 

@@ -348,7 +348,11 @@ def compare_models(
         first = first or found
         row = {"model": name, "weights": found.about["weights"], "dim": found.about["dim"]}
         for metric in found.summary.itertuples():
-            row |= {metric.metric: metric.value, f"{metric.metric}_low": metric.low, f"{metric.metric}_high": metric.high}
+            row |= {
+                metric.metric: metric.value,
+                f"{metric.metric}_low": metric.low,
+                f"{metric.metric}_high": metric.high,
+            }
         rows.append(row | _differences(found, first))
     return pd.DataFrame(rows)
 
