@@ -112,11 +112,12 @@ def report(
 ) -> Report:
     """Measure how far a model's features of some images have collapsed, and what that means for few shots.
 
-    The images are read once, batch by batch; memory does not grow with their number. CDNV, NC1 to NC3, VCI, LogME, ranks
-    and class separation are of all of them. Directional CDNV, NC4, few-shot accuracies, errors of pairs and directional
-    bounds are measured on a random sample of ``per_class`` images of each class (of all, where classes are smaller; of
-    fewer, but 25, where more would take half a gigabyte). The same images give the same report in any order, and in any
-    number of processes that ``torch.distributed`` has been set up for, each with its part of the batches.
+    The images are read once, batch by batch; memory does not grow with their number. CDNV, NC1 to NC3, VCI, LogME,
+    ranks and class separation are of all of them. Directional CDNV, NC4, few-shot accuracies, errors of pairs and
+    directional bounds are measured on a random sample of ``per_class`` images of each class (of all, where classes are
+    smaller; of fewer, but 25, where more would take half a gigabyte). The same images give the same report in any
+    order, and in any number of processes that ``torch.distributed`` has been set up for, each with its part of the
+    batches.
 
     Bounds are on the error of the nearest class mean with shots and queries drawn from the sample, taken as the
     population: "cdnv" is `theory.cdnv_bound`, "quadratic" `theory.quadratic_bound`, "directional"
@@ -320,9 +321,9 @@ def compare_models(
     Returns:
         One row per model, in their order: model, weights, dim, then every metric of `Report.summary` with ``…_low`` and
         ``…_high``; and for the CDNV and each accuracy ``…_difference`` from the first model with its paired 95 %
-        interval ``…_difference_low`` and ``…_difference_high`` (0 and NaN in the first row): of the CDNV by the jackknife
-        over classes of the differences of each pair, of accuracies by the bootstrap of classes of the differences of
-        each episode (over episodes where there are fewer than twice as many classes as ways).
+        interval ``…_difference_low`` and ``…_difference_high`` (0 and NaN in the first row): of the CDNV by the
+        jackknife over classes of the differences of each pair, of accuracies by the bootstrap of classes of the
+        differences of each episode (over episodes where there are fewer than twice as many classes as ways).
 
     Raises:
         ParameterError, FileNotFoundError, TypeError: as `ncbook.report`; no models; a stream that can be read once.
@@ -343,16 +344,12 @@ def compare_models(
         own = weights.get(name, "auto") if isinstance(weights, Mapping) else weights
         prepared[str(name)] = _model(model, "auto" if isinstance(model, nn.Module) else own, image_size, preprocess)
     rows, first = [], None
-    for name, model in prepared.items():
+    for called, model in prepared.items():
         found = _report(model, data, options, batch_size, None, several=len(prepared) > 1)
         first = first or found
-        row = {"model": name, "weights": found.about["weights"], "dim": found.about["dim"]}
-        for metric in found.summary.itertuples():
-            row |= {
-                metric.metric: metric.value,
-                f"{metric.metric}_low": metric.low,
-                f"{metric.metric}_high": metric.high,
-            }
+        row = {"model": called, "weights": found.about["weights"], "dim": found.about["dim"]}
+        for name, value, low, high in found.summary[["metric", "value", "low", "high"]].itertuples(index=False):
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
         rows.append(row | _differences(found, first))
     return pd.DataFrame(rows)
 
