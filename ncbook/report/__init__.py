@@ -33,5 +33,5 @@ class _Room(types.ModuleType):
         return report(*arguments, **named)
 
 
-_Room.__call__.__doc__ = report.__doc__
+_Room.__call__.__doc__ = report.__doc__.partition("    Example:")[0]  # which stands there
 sys.modules[__name__].__class__ = _Room

@@ -74,7 +74,7 @@ def matrix(values: Tensor, names: list[str]) -> str:
     def draw(ax):
         finite = values[values.isfinite() & (values > 0)]
         norm = mpl.colors.LogNorm(float(finite.min()), float(finite.max())) if len(finite) else None
-        image = ax.imshow(values, cmap="viridis_r", norm=norm, interpolation="nearest")
+        image = ax.imshow(values.numpy(), cmap="viridis_r", norm=norm, interpolation="nearest")
         ax.grid(False)
         shown = names if len(names) <= 25 else []
         ax.set_xticks(range(len(shown)), [n[:14] for n in shown], rotation=90, fontsize=6)

@@ -55,13 +55,15 @@ def part_of_process() -> tuple[int, int]:
     return 0, 1
 
 
-def open_stream(data, *, batch_size: int, image_size: int, channels: int, broken: str, several: bool = False) -> Stream:
+def open_stream(
+    data, *, batch_size: int, image_size: int, channels: int | None, broken: str, several: bool = False
+) -> Stream:
     """The data as a stream; what can be refused before any work is refused here.
 
     Args:
         data: see `ALLOWED`.
         batch_size: of what does not come in batches.
-        image_size, channels: that image files are read as.
+        image_size, channels: that image files are read as; None: in colors.
         broken: "refuse" or "skip" files that are no readable image.
         several: whether the stream will be read more than once.
 
@@ -70,7 +72,7 @@ def open_stream(data, *, batch_size: int, image_size: int, channels: int, broken
         FileNotFoundError: a path that is not there.
     """
     if isinstance(data, str | os.PathLike):
-        stream = _of_name(data, batch_size, image_size, channels, broken)
+        stream = _of_name(data, batch_size, image_size, channels or 3, broken)
     elif hasattr(data, "images") and hasattr(data, "labels"):  # ImageClasses, Subset
         name = getattr(data, "name", "images")
         stream = _of_rows(data.images, data.labels, name, batch_size, getattr(data, "class_names", None))

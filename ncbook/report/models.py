@@ -60,7 +60,7 @@ class FeatureMap:
         prepare: uint8 [B, C, H, W] -> float [B, C, H, W].
         name, weights, preprocessing: in words, for the report.
         image_size: pixels that files are scaled to before ``prepare``.
-        channels: 1 or 3, that the net takes.
+        channels: 1 or 3, that the net takes; None: not known, images stay as they are.
     """
 
     net: nn.Module
@@ -69,7 +69,7 @@ class FeatureMap:
     weights: str
     preprocessing: str
     image_size: int = DEFAULT_SIZE
-    channels: int = 3
+    channels: int | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features of uint8 images, or of floats that are network input already."""
@@ -255,10 +255,10 @@ def _read(net: nn.Module, weights: str, classifier: str | None) -> str:
     return f"from {Path(weights).name}" + (f" (not used: {', '.join(unused[:4])})" if unused else "")
 
 
-def _channels(net: nn.Module) -> int:
-    """Channels that the first convolution takes; 3 where there is none."""
+def _channels(net: nn.Module) -> int | None:
+    """Channels that the first convolution takes, 1 or 3; None where there is none."""
     first = next((p for p in net.parameters() if p.ndim == 4), None)
-    return 1 if first is not None and first.shape[1] == 1 else 3
+    return first.shape[1] if first is not None and first.shape[1] in (1, 3) else None
 
 
 def _has(library: str) -> bool:

@@ -150,10 +150,12 @@ def report(
         TypeError: an unknown argument.
 
     Example:
+        Class means 1, 11, 21 and 31, variances 1, 1, 1 and 4: the last two are nearest to each other, (1 + 4) / 200.
+
         >>> features = torch.tensor([[0.0], [2.0], [10.0], [12.0], [20.0], [22.0], [29.0], [33.0]])
         >>> found = report(None, (features, torch.arange(4).repeat_interleave(2)), shots=(1,), ways=(2,), episodes=100)
-        >>> round(found.value("cdnv"), 4), found.pairs["class_a"][0], found.pairs["class_b"][0]
-        (0.0102, '2', '3')
+        >>> found.pairs.loc[0, ["class_a", "class_b"]].tolist(), float(found.pairs["cdnv"][0].round(6))
+        (['2', '3'], 0.025)
     """
     options = _Options(shots, ways, heads, episodes, device, tuple(layers), per_class, broken, seed)
     prepared = _model(model, weights, image_size, preprocess)
