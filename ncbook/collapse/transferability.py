@@ -228,12 +228,13 @@ def class_separation_of(moments: Moments, *, float32: bool = True) -> Tensor:
     return between / (within + between)
 
 
-def transferability_of(moments: Moments) -> dict[str, Tensor]:
+def transferability_of(moments: Moments, dim: int | None = None) -> dict[str, Tensor]:
     """LogME, RankMe and effective rank of moments: "logme", "rankme", "effective_rank".
 
-    From eigenvalues of sums of products, which hold singular values down to 1e-7 of the largest one.
+    From eigenvalues of sums of products, which hold singular values down to 1e-7 of the largest one. ``dim`` is that
+    of the features, if they were turned into fewer dimensions.
     """
-    n, dim = moments.counts.sum(), moments.means.shape[1]
+    n, dim = moments.counts.sum(), dim or moments.means.shape[1]
     within, sums = n * moments.within(None), moments.counts[:, None] * moments.means  # [D, D], [C, D]
     values, vectors = torch.linalg.eigh(within + moments.means.T @ sums)
     off = moments.means - sums.sum(0) / n

@@ -29,6 +29,7 @@ from ncbook.collapse.geometry import gram_to_etf, nc3_of_means
 from ncbook.collapse.jackknife import means_without_each, moments_without_each, part_of, standard_error
 from ncbook.collapse.moments import Moments
 from ncbook.collapse.pairs import cdnv_matrix_of
+from ncbook.collapse.sample import Sample
 from ncbook.collapse.transferability import class_separation_of, transferability_of
 from ncbook.fewshot import FewShotResult
 from ncbook.fewshot.episodes import Groups
@@ -65,13 +66,13 @@ def _row(metric: str, value: float, ends: tuple[float, float], n: int, over: str
     return {"metric": metric, "value": value, "low": ends[0], "high": ends[1], "n": n, "over": over}
 
 
-def _of_all(moments: Moments) -> dict[str, Tensor]:
-    """The metrics whose values are one number of all classes."""
+def _of_all(moments: Moments, dim: int) -> dict[str, Tensor]:
+    """The metrics whose values are one number of all classes; ``dim`` of the features before they were turned."""
     return {
         "nc1": nc1_of(moments),
         "nc2": gram_to_etf(moments.gram),
         "variability_collapse_index": variability_collapse_index_of(moments),
-        **transferability_of(moments),
+        **transferability_of(moments, dim),
     }
 
 
@@ -81,9 +82,13 @@ _LOWEST = {"logme": -math.inf, "rankme": 1.0, "effective_rank": 1.0}
 
 def metrics(of: Gathered, directional: Tensor, weight: Tensor | None, bias: Tensor | None) -> list[dict]:
     """Rows of the collapse metrics and of what needs no head."""
-    n_classes = len(of.class_names)
+    n_classes, dim = of.moments.means.shape
     rows = [_of_pairs("cdnv", cdnv_matrix_of(of.moments)), _of_pairs("directional_cdnv", directional)]
-    values = {name: float(value) for name, value in _of_all(of.moments).items()}
+    features, moments = of.features, of.moments
+    if len(features) < dim:  # turned into as many dimensions as there are samples: the same numbers, much faster
+        features = torch.linalg.qr(features.double().T, mode="r").R.T
+        moments = Sample(features, of.index).moments() if of.complete else moments
+    values = {name: float(value) for name, value in _of_all(moments, dim).items()}
     replicates: dict[str, list] = {name: [] for name in values}
     if of.units is not None:
         with contextlib.suppress(ValueError):  # one direction only
@@ -95,22 +100,21 @@ def metrics(of: Gathered, directional: Tensor, weight: Tensor | None, bias: Tens
         logits = of.features.double() @ weight.T + (0 if bias is None else bias.double())
         values["nc4"], replicates["nc4"] = float(collapse.nc4(of.features, of.index, logits)), []
     if n_classes >= 4:
-        features = _within_span(of.features)
-        for kept, moments in moments_without_each(features, of.index):
-            for name, value in _of_all(moments).items():
+        for kept, others in moments_without_each(features, of.index):
+            for name, value in _of_all(others, dim).items():
                 replicates[name].append(value)
             if "class_separation" in values:
                 replicates["class_separation"].append(class_separation_of(part_of(of.units, kept)))
             if weight is not None:
                 mine = kept[of.index]
-                replicates["nc3"].append(nc3_of_means(moments.means / moments.unit, weight[kept]))
+                replicates["nc3"].append(nc3_of_means(of.moments.means[kept], weight[kept]))
                 replicates["nc4"].append(collapse.nc4(of.features[mine], of.index[mine], logits[mine][:, kept]))
     for name, value in values.items():
         found = torch.stack(replicates[name]) if replicates[name] else torch.empty(0)
         ends = interval(value, found, _LOWEST.get(name, 0.0), _HIGHEST.get(name, math.inf))
         rows.append(_row(name, value, ends, n_classes))
         if name == "nc1":
-            rows.append(_row("nc1_noise_floor", _noise_floor(of.moments), (math.nan, math.nan), n_classes))
+            rows.append(_row("nc1_noise_floor", _noise_floor(moments), (math.nan, math.nan), n_classes))
     return rows
 
 
@@ -123,13 +127,6 @@ def _noise_floor(of: Moments) -> float:
         return math.nan
     per_class = max(2, round(float(of.counts.mean())))
     return float(collapse.nc1_noise_floor(n_classes, per_class, dim, spectrum=spectrum))
-
-
-def _within_span(features: Tensor) -> Tensor:
-    """The same features, turned into as many dimensions as there are samples, where those are fewer."""
-    if len(features) >= features.shape[1]:
-        return features
-    return torch.linalg.qr(features.double().T, mode="r").R.T
 
 
 def few_shot(of: Gathered, *, ways, shots, heads, episodes: int, seed: int, notes: list[str]) -> list[FewShotResult]:

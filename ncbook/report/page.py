@@ -103,7 +103,7 @@ def _growth_words(report: Report) -> list[str]:
             continue
         before, last = rows.iloc[-2], rows.iloc[-1]
         name = "the CDNV that is measured" if metric else "accuracy"
-        why = "; that is the bias of few images, which the de-biased median has less of" if metric else ""
+        why = "; a part of that is the bias of few images" if metric else ""
         found.append(
             f"From {before['count']} to {last['count']} {what} {name} goes from {words.shown(before['value'])} to "
             f"{words.shown(last['value'])}{why}."

@@ -47,7 +47,7 @@ MEANINGS = {
         0,
     ),
     "nc2": Meaning(
-        "NC2", "Distance of the class means from equal lengths and equal, largest angles: 0 at collapse.", -1
+        "NC2", "Distance of the class means from equal lengths and equal, largest angles: 0 at collapse.", 0
     ),
     "nc3": Meaning(
         "NC3", "Distance between the head's weights and the class means, both at length 1: 0 at collapse.", -1
@@ -124,13 +124,13 @@ def verdict(metric: str, value: float) -> tuple[str, str]:
     best = best.loc[(better * best["value"]).idxmin()]  # the less good of the trained ones
     worst = known[known["network"] == "untrained"]
     worst = worst.loc[(better * worst["value"]).idxmax()]
-    trained = f"{best['network']} on new classes of {best['data']}: {shown(best['value'])}"
-    untrained = f"untrained: {shown(worst['value'])}"
+    trained = f"{best['network']}, on new classes of {best['data']}: {shown(best['value'])}"
+    untrained = f"untrained, on {worst['data']}: {shown(worst['value'])}"
     if better * value >= better * best["value"]:
-        return "good", f"As good as a reference network of this workbook or better ({trained})."
+        return "good", f"As good as a reference network or better ({trained})."
     if better * value > better * worst["value"]:
-        return "middle", f"Between reference networks of this workbook ({trained}; {untrained})."
-    return "bad", f"No better than a network that has learned nothing ({untrained}, on {worst['data']})."
+        return "middle", f"Between reference networks ({trained}; {untrained})."
+    return "bad", f"Worse than a reference network that has learned nothing ({untrained})."
 
 
 def shown(value: float) -> str:
@@ -142,4 +142,4 @@ def shown(value: float) -> str:
     """
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "∞"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) > 1e-9 else "0"
