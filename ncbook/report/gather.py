@@ -59,8 +59,9 @@ class Gathered:
 class Reservoir:
     """A random sample of at most ``size`` rows of each class, the same whatever the order, batches and processes.
 
-    A row's key is a hash of its pixels and the seed; kept are the rows with the smallest keys of each class. So every
-    set of rows is kept with the same probability over seeds, and reservoirs of two parts merge into that of the whole.
+    A row's key is a hash of its pixels (of a file: of its number) and the seed; kept are the rows with the smallest
+    keys of each class. So every set of rows is kept with the same probability over seeds, and reservoirs of two parts
+    merge into that of the whole.
     """
 
     def __init__(self, size: int):
@@ -168,11 +169,12 @@ def gather(
     names: dict[int, int] = {}  # label -> class, in the order of their coming
     n_known = len(stream.counts) if stream.counts is not None else 0
     sums: dict[str, _Sums] = {}
+    home = torch.device("cpu") if device.type == "mps" else device  # which has no float64
     kept, shown, n = Reservoir(per_class), Reservoir(_SHOWN), 0
     progress = Progress(stream.n, label) if stream.n else contextlib.nullcontext()
     with _evaluating(model, device, layers) as run, reproducible(device), progress as bar:
         for batch in stream.batches():
-            images, labels = _checked(batch, model)
+            images, labels = _checked(batch[:2] if stream.numbered else batch, model)
             if not len(labels):
                 continue
             found = run(images.to(device))
@@ -182,9 +184,9 @@ def gather(
             index = torch.tensor([names[value] for value in labels.tolist()])
             for name, values in found.items():
                 if name not in sums:
-                    sums[name] = _Sums(values.shape[1], n_known, device)
-                sums[name].add(values.float() if values.dtype != torch.float64 else values, index)
-            keys = keys_of(images, seed)
+                    sums[name] = _Sums(values.shape[1], n_known, home)
+                sums[name].add(values.to(home, torch.promote_types(values.dtype, torch.float32)), index)
+            keys = keys_of(batch[2][:, None] if stream.numbered else images, seed)
             wanted = kept.wanted(index, keys)
             kept.add(index[wanted], keys[wanted], features[wanted.to(features.device)].cpu())
             if images.ndim == 4:
@@ -193,7 +195,7 @@ def gather(
             n += len(labels)
             if bar is not None:
                 bar.advance(1)
-    return _merged(names, sums, kept, shown, stream)
+    return _merged(names, sums, kept, shown, stream, home)
 
 
 @contextlib.contextmanager
@@ -289,7 +291,14 @@ def _pictures(images: Tensor) -> Tensor:
     return pictures.round().clamp(0, 255).to(torch.uint8)
 
 
-def _merged(names: dict[int, int], sums: dict[str, _Sums], kept: Reservoir, shown: Reservoir, stream: Stream):
+def _merged(
+    names: dict[int, int],
+    sums: dict[str, _Sums],
+    kept: Reservoir,
+    shown: Reservoir,
+    stream: Stream,
+    device: torch.device,
+) -> Gathered:
     """Everything of all processes, with classes in the order of their labels."""
     number, count = part_of_process()
     mine = {
@@ -312,7 +321,7 @@ def _merged(names: dict[int, int], sums: dict[str, _Sums], kept: Reservoir, show
     n_classes = max(2, len(labels))
     moments = {}
     for name, dim in dims.items():
-        part = sums.get(name) or _Sums(dim, 2, torch.device("cpu"))
+        part = sums.get(name) or _Sums(dim, 2, device)  # of a process that had no batch
         part.rename(torch.tensor([place[label] for label in names], dtype=torch.int64), n_classes)
         counts = part.metrics.counts.clone().cpu()
         if count > 1:

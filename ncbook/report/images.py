@@ -34,11 +34,13 @@ class Stream:
     """Batches of images, or of features, with their labels.
 
     Attributes:
-        batches: gives an iterator over (images uint8 or float [B, C, H, W], or features [B, D]; labels int [B]).
+        batches: gives an iterator over (images uint8 or float [B, C, H, W], or features [B, D]; labels int [B]), and
+            if ``numbered`` the numbers of the rows int64 [B].
         name: of the data, in words.
         n: batches to come, as far as known.
         class_names: of labels 0, 1, …; None: labels are their own names.
         counts: samples per class, where they are known before; of all processes.
+        numbered: files, which models read at sizes of their own: known by their number, not by their pixels.
     """
 
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -46,6 +48,7 @@ class Stream:
     n: int | None = None
     class_names: list[str] | None = None
     counts: Tensor | None = None
+    numbered: bool = False
 
 
 def part_of_process() -> tuple[int, int]:
@@ -113,13 +116,15 @@ def check_counts(counts: Tensor, class_names: list[str] | None) -> None:
         raise ParameterError(f"data holds a single image of {names}; allowed: two or more of each class")
 
 
-def _of_rows(rows: Tensor, labels: Tensor, name: str, batch_size: int, class_names=None) -> Stream:
+def _of_rows(rows: Tensor, labels: Tensor, name: str, batch_size: int, class_names=None, numbered=False) -> Stream:
     number, count = part_of_process()
 
     def batches():
         # A part is every count-th batch: rows of mapped files are read one after the other.
         starts = range(number * batch_size, len(rows), count * batch_size)
-        yield from ((rows[i : i + batch_size], labels[i : i + batch_size]) for i in starts)
+        for i in starts:
+            batch = rows[i : i + batch_size], labels[i : i + batch_size]
+            yield (*batch, i + torch.arange(len(batch[1]))) if numbered else batch
 
     n = len(range(number * batch_size, len(rows), count * batch_size))
     values, index = labels.unique(return_inverse=True)
@@ -131,7 +136,7 @@ def _of_rows(rows: Tensor, labels: Tensor, name: str, batch_size: int, class_nam
     else:
         class_names = None if (values == torch.arange(len(values))).all() else [str(k) for k in values.tolist()]
         labels = index
-    return Stream(batches, name, n, class_names, counts)
+    return Stream(batches, name, n, class_names, counts, numbered)
 
 
 def _of_name(data: str | os.PathLike, batch_size: int, image_size: int, channels: int, broken: str) -> Stream:
@@ -149,7 +154,7 @@ def _of_name(data: str | os.PathLike, batch_size: int, image_size: int, channels
     if _pixels.fits_in_memory(n * channels * image_size**2):
         options = dict(path=str(source), image_size=max(8, image_size), channels=channels, held_out=0, broken=broken)
         found = datasets.load("folder", **options)
-        return _of_rows(found.images, found.labels, source.name, batch_size, found.class_names)
+        return _of_rows(found.images, found.labels, source.name, batch_size, found.class_names, numbered=True)
     return _of_files(source, batch_size, image_size, channels, broken)
 
 
@@ -183,9 +188,10 @@ def _of_files(source: Path, batch_size: int, image_size: int, channels: int, bro
                 kept = [i for i, image in enumerate(decoded) if image is not None]
                 if kept:
                     part = torch.from_numpy(np.stack([decoded[i] for i in kept]))
-                    yield part, labels[start : start + batch_size][kept]
+                    rows = start + torch.tensor(kept)
+                    yield part, labels[rows], rows
         if failures:
             text = f"{len(failures)} of {len(paths)} images in {source} cannot be read: {'; '.join(failures[:3])}"
             warnings.warn(text + "; they are left out", stacklevel=2)
 
-    return Stream(batches, source.name, len(starts), class_names, labels.bincount())
+    return Stream(batches, source.name, len(starts), class_names, labels.bincount(), numbered=True)

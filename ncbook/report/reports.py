@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ncbook._checks import check_choice, check_whole, named_arguments
+from ncbook._checks import check_choice, check_whole, named_arguments, one_sentence
 from ncbook.collapse.jackknife import means_without_each
 from ncbook.collapse.pairs import cdnv_matrix_of
 from ncbook.datasets.folder import BROKEN
@@ -27,6 +28,7 @@ from .gather import Gathered, gather
 from .images import open_stream
 from .models import DEFAULT_SIZE, FeatureMap, load
 
+_IN_MESSAGE = re.compile(r"classes (\d+) and (\d+)")  # of functions that know no names
 _TABLES = ("summary", "pairs", "bounds", "growth", "classes", "layers")
 
 
@@ -126,8 +128,8 @@ def report(
     Args:
         model: images [B, C, H, W] -> features [B, D], or a name of torchvision or timm; None: ``data`` are features.
         data: a folder or zip of class folders, a name of a data set, an `ImageClasses`, tensors (images, labels) or
-            (features, labels), or an iterable of such batches, such as a `DataLoader`. Images are uint8, or floats that
-            go to the model as they are.
+            (features, labels), or an iterable of such batches, such as a `DataLoader`. Images are uint8, gray or in
+            colors as the model's first convolution takes them, or floats that go to the model as they are.
         batch_size: images per forward pass, of data that does not come in batches; None: 64 on a CPU, else 256.
         shots: labeled images per class of the few-shot accuracies.
         ways: classes per episode.
@@ -231,16 +233,23 @@ def _head(head, dim: int, n_classes: int) -> tuple[Tensor | None, Tensor | None]
 def _report(model: FeatureMap | None, data, options: _Options, batch_size: int, head, several: bool = False) -> Report:
     size, channels = (model.image_size, model.channels) if model is not None else (DEFAULT_SIZE, 3)
     reading = dict(batch_size=batch_size, image_size=size, channels=channels, broken=options.broken)
-    stream = open_stream(data, several=several, **reading)
+    with one_sentence():
+        stream = open_stream(data, several=several, **reading)
     name = model.name if model is not None else "features as they came"
     passing = dict(per_class=options.per_class, seed=options.seed, layers=options.layers)
     found = gather(stream, model, device=options.device, label=f"{name} on {stream.name}", **passing)
     n_classes, dim = found.moments.means.shape
     weight, bias = _head(head, dim, n_classes)
+    names = found.class_names
     try:
         return _measured(found, model, name, stream.name, options, weight, bias)
     except (ValueError, ArithmeticError) as error:
-        raise ParameterError(f"{name} on {stream.name}: {error}") from error
+        said = _IN_MESSAGE.sub(lambda found: _named_pair(found, names), str(error))
+        raise ParameterError(f"{name} on {stream.name}: {said}") from error
+
+
+def _named_pair(found: re.Match, names: list[str]) -> str:
+    return "classes " + " and ".join(repr(names[int(k)]) for k in found.groups())
 
 
 def _measured(found: Gathered, model, name: str, data: str, options: _Options, weight, bias) -> Report:
