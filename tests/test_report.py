@@ -432,7 +432,9 @@ def test_verdicts_compare_with_the_reference_networks():
     assert trained.max() < untrained.min()
     assert words.verdict("cdnv", trained.min() / 2)[0] == "good"
     assert words.verdict("cdnv", (trained.max() + untrained.min()) / 2)[0] == "middle"
-    assert words.verdict("cdnv", 2 * untrained.max())[0] == "bad"
+    worst = 2 * untrained.max()
+    assert words.verdict("cdnv", worst)[0] == "bad" and "Worse than" in words.verdict("cdnv", worst, 0.9 * worst, 3)[1]
+    assert "No better than" in words.verdict("cdnv", worst, trained.min(), 2 * worst)[1]
     assert words.verdict("logme", 1.0) == words.verdict("cdnv", np.nan) == ("", "")
 
 

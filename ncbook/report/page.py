@@ -57,7 +57,7 @@ def render(report: Report) -> str:
 def _numbers(report: Report) -> list[dict]:
     rows = []
     for row in report.summary.to_dict("records"):
-        grade, sentence = words.verdict(row["metric"], row["value"])
+        grade, sentence = words.verdict(row["metric"], row["value"], row["low"], row["high"])
         more = {"title": words.meaning(row["metric"]).title, "grade": grade, "badge": _VERDICTS.get(grade, "")}
         rows.append({**row, **more, "verdict": sentence})
     return rows

@@ -269,7 +269,8 @@ def _measured(found: Gathered, model, name: str, data: str, options: _Options, w
     rows = measure.metrics(found, directional, weight, bias) + [measure.accuracy_row(r) for r in accuracies]
     summary = pd.DataFrame(rows)
     summary["meaning"] = [words.meaning(m).sentence for m in summary["metric"]]
-    summary["verdict"] = [words.verdict(m, v)[1] for m, v in zip(summary["metric"], summary["value"], strict=True)]
+    compared = summary[["metric", "value", "low", "high"]].itertuples(index=False)
+    summary["verdict"] = [words.verdict(*row)[1] for row in compared]
     smallest = int(found.index.bincount().min())
     shot = max((s for s in options.shots if s < smallest), default=1)
     about = {

@@ -114,8 +114,11 @@ def references() -> pd.DataFrame:
     return pd.read_csv(files("ncbook.report") / "reference.csv")
 
 
-def verdict(metric: str, value: float) -> tuple[str, str]:
-    """("good", "middle", "bad" or "", and a sentence that compares with the reference networks)."""
+def verdict(metric: str, value: float, low: float = math.nan, high: float = math.nan) -> tuple[str, str]:
+    """("good", "middle", "bad" or "", and a sentence that compares with the reference networks).
+
+    "Worse" than nothing learned is said only where the whole interval is.
+    """
     known = references()[references()["metric"] == metric]
     better = meaning(metric).better
     if known.empty or not better or not math.isfinite(value):
@@ -130,7 +133,12 @@ def verdict(metric: str, value: float) -> tuple[str, str]:
         return "good", f"As good as a reference network or better ({trained})."
     if better * value > better * worst["value"]:
         return "middle", f"Between reference networks ({trained}; {untrained})."
-    return "bad", f"Worse than a reference network that has learned nothing ({untrained})."
+    end = high if better > 0 else low
+    surely = better * (value if math.isnan(end) else end) < better * worst["value"]
+    return (
+        "bad",
+        f"{'Worse' if surely else 'No better'} than a reference network that has learned nothing ({untrained}).",
+    )
 
 
 def shown(value: float) -> str:
