@@ -105,5 +105,5 @@ lint: env  ## ruff on code and notebooks, codespell on every text.
 
 .PHONY: lock
 lock:  ## Renew requirements.txt from pyproject.toml.
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra notebooks --extra dev \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra notebooks --extra models --extra dev \
 		--no-emit-index-url --no-header --no-annotate pyproject.toml --output-file requirements.txt

@@ -38,6 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "plots",
         "progress",
         "published",
+        "report",
         "runs",
         "sweeps",
         "theory",
@@ -45,6 +46,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     ],
     submod_attrs={
         "experiment": ["Experiment", "ParameterError", "check_parameters"],
+        "report": ["compare_models"],  # the room itself can be called: see there
         "runs": ["Run"],
         "sweeps": ["sweep"],
         "training": ["train"],

@@ -21,8 +21,8 @@ from ncbook._files import in_figures
 __all__ = [
     "BOUND_COLORS", "CLASSES", "COLORS", "DATA", "LOGARITHMIC", "LiveFigure", "MARKERS", "METRICS", "NAMES", "SHOTS",
     "accuracy_against_cdnv", "against_source_classes", "by_layer", "by_set", "by_source_classes", "dots",
-    "errors_and_bounds", "factors", "over_training", "plain_log_ticks", "save", "save_table", "setup", "sheet",
-    "tightness", "use_style", "worst_errors",
+    "errors_and_bounds", "factors", "models", "over_training", "plain_log_ticks", "save", "save_table", "setup",
+    "sheet", "tightness", "use_style", "worst_errors",
 ]  # fmt: skip
 __dir__ = __all__.copy
 
@@ -296,6 +296,26 @@ def accuracy_against_cdnv(table: pd.DataFrame, *, ax: Axes, split: str = "novel"
     ax.set(xscale="log", yscale="log", xlabel=f"CDNV of {NAMES[split]}", ylabel=f"{shot}-shot error (fraction, 5-way)")
     plain_log_ticks(ax.xaxis)
     plain_log_ticks(ax.yaxis)
+    return ax
+
+
+def models(table: pd.DataFrame, *, ax: Axes, accuracy: str | None = None) -> Axes:
+    """Few-shot error against CDNV, a point with its intervals per model.
+
+    Args:
+        table: of `ncbook.compare_models`.
+        ax: where to draw.
+        accuracy: column of the accuracy; None: the last one.
+    """
+    accuracy = accuracy or next(c for c in table.columns[::-1] if c.startswith("accuracy") and c.count("_") == 3)
+    for row, color, marker in zip(table.to_dict("records"), itertools.cycle(CLASSES), itertools.cycle("os^DvPX*")):
+        x, y = row["cdnv"], 1 - row[accuracy]
+        sideways = [[x - row["cdnv_low"]], [row["cdnv_high"] - x]]
+        upright = [[row[f"{accuracy}_high"] - row[accuracy]], [row[accuracy] - row[f"{accuracy}_low"]]]
+        ax.errorbar(x, y, xerr=sideways, yerr=upright, color=color, marker=marker, capsize=2, label=row["model"])
+    _, way, shot, head = accuracy.split("_")
+    ax.set(xlabel="CDNV", ylabel=f"{shot[:-4]}-shot error (fraction, {way[:-3]}-way, {head})")
+    ax.legend()
     return ax
 
 

@@ -14,7 +14,7 @@ LAYERS = [  # from the bottom; modules of one line may not import each other unl
     ["experiment", "datasets", "backbones", "objectives", "features"],
     ["runs", "training"],
     ["episodewise", "layerwise", "sweeps"],
-    ["published", "claims", "plots", "explorers"],
+    ["published", "claims", "plots", "explorers", "report"],
 ]
 HEIGHT = {name: (height, place) for height, line in enumerate(LAYERS) for place, name in enumerate(line)}
 

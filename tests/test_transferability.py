@@ -10,6 +10,10 @@ from torch.distributions import MultivariateNormal
 from torch.nn.functional import cosine_similarity
 
 from ncbook import collapse
+from ncbook.collapse import jackknife
+from ncbook.collapse.covariance import nc1_of
+from ncbook.collapse.sample import Sample
+from ncbook.collapse.transferability import transferability_of
 
 RANKS = [collapse.rankme, collapse.effective_rank]
 LABELLED = [collapse.logme, collapse.class_separation]
@@ -209,3 +213,65 @@ def test_cuda_equals_cpu(metric):
     result = call(metric, x.cuda(), y)
     assert result.is_cuda
     torch.testing.assert_close(result.cpu(), call(metric, x, y))
+
+
+# Moments in place of features, and without classes
+
+
+@pytest.mark.parametrize(("n_classes", "per_class", "dim"), [(5, 12, 8), (3, 4, 40), (6, 30, 1)])
+def test_moments_give_what_features_give(n_classes, per_class, dim):
+    x, y = sample(n_classes, per_class, dim, spread=1.0)
+    metrics = collapse.CollapseMetrics(n_classes, dim)
+    metrics.update(x, (y - 7) // 3)
+    for moments in (Sample(x, y).moments(), metrics.moments()):
+        found = transferability_of(moments)
+        for name in ("logme", "rankme", "effective_rank"):
+            expected = call(getattr(collapse, name), x, y)
+            torch.testing.assert_close(found[name], expected, rtol=2e-6, atol=1e-8)
+
+
+def test_renamed_metrics_are_those_of_the_renamed_labels():
+    x, y = sample(4)
+    y = (y - 7) // 3
+    names = torch.tensor([6, 0, 2, 3])
+    one, other = collapse.CollapseMetrics(4, 8), collapse.CollapseMetrics(7, 8)
+    one.update(x[:20], y[:20])
+    one = one.renamed(names, 7)
+    one.update(x[20:], names[y[20:]])
+    other.update(x, names[y])
+    with pytest.warns(UserWarning, match="3 of 7 classes"):
+        ours, expected = one.moments(), other.moments()
+    assert ours.classes.tolist() == [0, 2, 3, 6]
+    for name in ("counts", "means", "variances"):
+        torch.testing.assert_close(getattr(ours, name), getattr(expected, name))
+    torch.testing.assert_close(ours.within(None), expected.within(None))
+
+
+def test_leaving_classes_out_is_measuring_the_others():
+    x, y = sample(7, dim=5)
+    classes = y.unique()
+    matrix = collapse.cdnv_matrix(x, y)
+    for k, mean in enumerate(jackknife.means_without_each(matrix)):
+        torch.testing.assert_close(mean, collapse.cdnv(x[y != classes[k]], y[y != classes[k]]))
+    for groups in (3, 50):
+        parts = list(jackknife.moments_without_each(x, y, groups))
+        assert len(parts) == min(groups, 7)
+        for number, (kept, moments) in enumerate(parts):
+            assert (kept == (torch.arange(7) % len(parts) != number)).all()
+            rows = torch.isin(y, classes[kept])
+            torch.testing.assert_close(nc1_of(moments), collapse.nc1(x[rows], y[rows]), rtol=1e-9, atol=0)
+    with pytest.raises(ValueError, match="labels hold 2 classes; allowed: at least 3"):
+        next(jackknife.moments_without_each(*sample(2)))
+
+
+def test_the_jackknife_covers_as_often_as_it_says():
+    """CDNV of 20 classes of one distribution over classes: the interval holds the mean over all classes."""
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randn(20, 6, generator=generator, dtype=torch.float64) for _ in range(200)]
+    gaps = [((m[:, None] - m[None]).square().sum(2) + 1).reciprocal() for m in draws]  # bounded, and of pairs
+    off = ~torch.eye(20, dtype=torch.bool)
+    truth = torch.stack([g[off].mean() for g in gaps]).mean()
+    inside = [
+        abs(g[off].mean() - truth) <= 2.093 * jackknife.standard_error(jackknife.means_without_each(g)) for g in gaps
+    ]
+    assert 0.9 <= sum(inside) / len(inside) <= 0.99

@@ -24,7 +24,8 @@ Every metric raises, before any number is computed,
 `CollapseMetrics` computes the same numbers, with the same formulas, in one pass over batches.
 
 A file imports only from files above it: `moments`, `sample`, then `pairs`, `covariance`, `geometry`, `decisions`
-and `transferability` beside each other, `overview`; and for batches `batches`, `second_pass`, `accumulator`.
+and `transferability` beside each other, `jackknife`, `overview`; and for batches `batches`, `second_pass`,
+`accumulator`.
 """
 
 import importlib

@@ -362,6 +362,23 @@ class CollapseMetrics(Metric):
             resolution=torch.finfo(torch.float32).eps,
         )
 
+    def moments(self) -> Moments:
+        """The sufficient statistics of all samples (of all processes) so far, for formulas of `ncbook.collapse`."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
+            return self._moments()
+
+    def renamed(self, names: Tensor, n_classes: int) -> "CollapseMetrics":
+        """A metric of the same samples with ``n_classes`` classes, where class k is called ``names[k]``, all different.
+
+        For streams whose labels are not known before, and for processes that have met different ones.
+        """
+        new = CollapseMetrics(n_classes, self.dim, process_group=self.process_group).to(self.counts.device)
+        for name in ("counts", "references", "sums", "squares"):
+            getattr(new, name)[names] = getattr(self, name)[: len(names)]
+        new.moment = self.moment.clone()
+        new._update_count = self._update_count
+        return new
+
     def compute(self, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Metrics of all samples so far, 0-d float64 tensors; with nc3 if W [n_classes, D] is given."""
         moments = self._moments()
@@ -387,10 +404,7 @@ class CollapseMetrics(Metric):
 
     def second_pass(self, *, directional: bool = True) -> "SecondPass":
         """A metric of directional CDNV and NC4 about the means of all samples (of all processes) so far."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
-            return SecondPass(
-                self._moments(), self.n_classes, directional=directional, process_group=self.process_group
-            )
+        return SecondPass(self.moments(), self.n_classes, directional=directional, process_group=self.process_group)
 
     def reset(self) -> None:
         """Forget all samples."""

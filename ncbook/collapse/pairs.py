@@ -55,8 +55,12 @@ def cdnv_matrix(features: Tensor, labels: Tensor, *, debiased: bool = False) -> 
         tensor([[   nan, 0.0100],
                 [0.0100,    nan]], dtype=torch.float64)
     """
-    sample = Sample(features, labels, least=2)
-    return _square(cdnv_of_pairs(sample.moments(), debiased=debiased), len(sample.counts))
+    return cdnv_matrix_of(Sample(features, labels, least=2).moments(), debiased=debiased)
+
+
+def cdnv_matrix_of(moments: Moments, *, debiased: bool = False) -> Tensor:
+    """Formula of `cdnv_matrix`."""
+    return _square(cdnv_of_pairs(moments, debiased=debiased), len(moments.counts))
 
 
 def cdnv(features: Tensor, labels: Tensor, *, debiased: bool = False) -> Tensor:

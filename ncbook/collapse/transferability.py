@@ -153,7 +153,7 @@ def logme_of(singular: Tensor, directions: Tensor, sums: Tensor, counts: Tensor,
         dim: D.
     """
     n, finfo = counts.sum(), torch.finfo(sums.dtype)
-    if not singular.max() > 0:
+    if not singular.max() > 0:  # of which nothing else is defined either
         raise ValueError("features are zero in all rows; allowed: features that are not all zero")
     kept = singular > 8 * math.sqrt(dim) * finfo.eps * singular.max()
     singular, directions = singular[kept], directions[kept]
@@ -226,6 +226,31 @@ def class_separation_of(moments: Moments, *, float32: bool = True) -> Tensor:
     if not within + between > (4 * resolution * moments.unit) ** 2:
         raise ValueError("features have the same direction in all rows; allowed: directions that differ")
     return between / (within + between)
+
+
+def transferability_of(moments: Moments, dim: int | None = None) -> dict[str, Tensor]:
+    """LogME, RankMe and effective rank of moments: "logme", "rankme", "effective_rank".
+
+    From eigenvalues of sums of products, which hold singular values down to 1e-7 of the largest one. ``dim`` is that
+    of the features, if they were turned into fewer dimensions.
+    """
+    n, dim = moments.counts.sum(), dim or moments.means.shape[1]
+    within, sums = n * moments.within(None), moments.counts[:, None] * moments.means  # [D, D], [C, D]
+    values, vectors = torch.linalg.eigh(within + moments.means.T @ sums)
+    off = moments.means - sums.sum(0) / n
+    centered = torch.linalg.eigvalsh(within + off.T @ (moments.counts[:, None] * off))
+    singular, variances = (_above_rounding(v).flip(0)[: int(n)] for v in (values, centered))
+    return {
+        "logme": logme_of(singular.sqrt(), vectors.T.flip(0)[: len(singular)], sums, moments.counts, dim),
+        "rankme": rankme_of_singular_values(singular.sqrt()),
+        "effective_rank": effective_rank_of_eigenvalues(variances),
+    }
+
+
+def _above_rounding(eigenvalues: Tensor) -> Tensor:
+    """Eigenvalues of a sum of products, with what is rounding as 0."""
+    least = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
+    return eigenvalues.where(eigenvalues > least, 0.0)
 
 
 def unit_vectors(features: Tensor) -> Tensor:

@@ -90,6 +90,11 @@ class FewShotResult:
                 weight *= part[self.classes[:, k]]
             means.append((accuracy @ weight) / weight.sum(0))
         means = torch.cat(means).double()
+        if not torch.isfinite(means).any():
+            raise ValueError(
+                f"class_interval of {len(accuracy)} episodes of {self.way} ways: no replicate holds all classes of an "
+                "episode; allowed: more episodes, or fewer ways"
+            )
         low, high = torch.quantile(means[torch.isfinite(means)], torch.tensor([0.025, 0.975]).to(means)).tolist()
         return low, high
 

@@ -1,0 +1,197 @@
+"""What a report looks at: a folder or zip, a data set of the package, tensors, or any batches; as a stream of batches.
+
+Called by `reports`; reads files and keeps none of what has passed. In a group of processes each takes its part of the
+rows; batches of the reader's are taken as this process's part.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from ncbook import catalog, datasets
+from ncbook._checks import nearest
+from ncbook.collapse.sample import name_a_few
+from ncbook.datasets import _decode, _pixels, _sources, folder
+from ncbook.experiment import ParameterError
+
+ALLOWED = (
+    "a folder or zip of class folders, a name of ncbook.catalog.DATASETS, an ImageClasses, (images, labels) or "
+    "(features, labels), or an iterable of such batches"
+)
+
+
+@dataclass
+class Stream:
+    """Batches of images, or of features, with their labels.
+
+    Attributes:
+        batches: gives an iterator over (images uint8 or float [B, C, H, W], or features [B, D]; labels int [B]), and
+            if ``numbered`` the numbers of the rows int64 [B].
+        name: of the data, in words.
+        n: batches to come, as far as known.
+        class_names: of labels 0, 1, …; None: labels are their own names.
+        counts: samples per class, where they are known before; of all processes.
+        numbered: files, which models read at sizes of their own: known by their number, not by their pixels.
+    """
+
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    name: str
+    n: int | None = None
+    class_names: list[str] | None = None
+    counts: Tensor | None = None
+    numbered: bool = False
+
+
+def part_of_process() -> tuple[int, int]:
+    """(number of this process, how many there are)."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def open_stream(
+    data, *, batch_size: int, image_size: int, channels: int | None, broken: str, several: bool = False
+) -> Stream:
+    """The data as a stream; what can be refused before any work is refused here.
+
+    Args:
+        data: see `ALLOWED`.
+        batch_size: of what does not come in batches.
+        image_size, channels: that image files are read as; None: in colors.
+        broken: "refuse" or "skip" files that are no readable image.
+        several: whether the stream will be read more than once.
+
+    Raises:
+        ParameterError: something else, or fewer than two classes, or a class with a single image.
+        FileNotFoundError: a path that is not there.
+    """
+    if isinstance(data, str | os.PathLike):
+        stream = _of_name(data, batch_size, image_size, channels or 3, broken)
+    elif hasattr(data, "images") and hasattr(data, "labels"):  # ImageClasses, Subset
+        name = getattr(data, "name", "images")
+        stream = _of_rows(data.images, data.labels, name, batch_size, getattr(data, "class_names", None))
+    elif isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(v, Tensor | np.ndarray) for v in data):
+        rows, labels = (torch.as_tensor(v) for v in data)
+        if len(rows) != len(labels):
+            raise ParameterError(f"data holds {len(rows)} rows and {len(labels)} labels; allowed: one label per row")
+        stream = _of_rows(rows, check_labels(labels), "features" if rows.ndim == 2 else "images", batch_size)
+    elif isinstance(data, Iterable) and not isinstance(data, dict | set):
+        if several and iter(data) is data:
+            raise ParameterError("data can be read once only; allowed for several models: a DataLoader, or a list")
+        n = len(data) if hasattr(data, "__len__") else None
+        stream = Stream(lambda: iter(data), type(data).__name__, n)
+    else:
+        raise ParameterError(f"data is of type {type(data).__name__}; allowed: {ALLOWED}")
+    if stream.counts is not None:
+        check_counts(stream.counts, stream.class_names)
+    return stream
+
+
+def check_labels(labels) -> Tensor:
+    """Accept a vector of integers; of a list of them or of NumPy, too."""
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
+        came = f"{labels.dtype} {list(labels.shape)}"
+        raise ParameterError(f"data has labels {came}; allowed: integers [B], one label per image")
+    return labels.long()
+
+
+def check_counts(counts: Tensor, class_names: list[str] | None) -> None:
+    """Refuse fewer than two classes, and classes whose variance is not defined."""
+    here = counts > 0
+    if int(here.sum()) < 2:
+        raise ParameterError(f"data holds {int(here.sum())} class; allowed: at least two classes")
+    single = (counts == 1).nonzero().flatten().tolist()
+    if single:
+        names = name_a_few([class_names[k] if class_names else k for k in single])
+        raise ParameterError(f"data holds a single image of {names}; allowed: two or more of each class")
+
+
+def _of_rows(rows: Tensor, labels: Tensor, name: str, batch_size: int, class_names=None, numbered=False) -> Stream:
+    number, count = part_of_process()
+
+    def batches():
+        # A part is every count-th batch: rows of mapped files are read one after the other.
+        starts = range(number * batch_size, len(rows), count * batch_size)
+        for i in starts:
+            batch = rows[i : i + batch_size], labels[i : i + batch_size]
+            yield (*batch, i + torch.arange(len(batch[1]))) if numbered else batch
+
+    n = len(range(number * batch_size, len(rows), count * batch_size))
+    values, index = labels.unique(return_inverse=True)
+    counts = torch.bincount(index)
+    if class_names is not None:
+        class_names = [class_names[int(k)] for k in values]
+        if len(values) and int(values[-1]) + 1 != len(values):  # classes without images
+            labels = index
+    else:
+        class_names = None if (values == torch.arange(len(values))).all() else [str(k) for k in values.tolist()]
+        labels = index
+    return Stream(batches, name, n, class_names, counts, numbered)
+
+
+def _of_name(data: str | os.PathLike, batch_size: int, image_size: int, channels: int, broken: str) -> Stream:
+    known = catalog.DATASETS
+    if isinstance(data, str) and data in known and data != "folder":
+        found = datasets.load(data)
+        return _of_rows(found.images, found.labels, found.name, batch_size, found.class_names)
+    try:
+        source = _sources.find_path(data, None)
+    except FileNotFoundError as error:
+        hint = "" if os.sep in str(data) or "." in str(data) else f"; as a data set: {nearest(data, known)}"
+        raise FileNotFoundError(f"data: {error}{hint}") from None
+    with _sources.opened(source, folder.SUFFIXES) as readers:
+        n = len(readers)
+    if _pixels.fits_in_memory(n * channels * image_size**2):
+        options = dict(path=str(source), image_size=max(8, image_size), channels=channels, held_out=0, broken=broken)
+        found = datasets.load("folder", **options)
+        return _of_rows(found.images, found.labels, source.name, batch_size, found.class_names, numbered=True)
+    return _of_files(source, batch_size, image_size, channels, broken)
+
+
+def _of_files(source: Path, batch_size: int, image_size: int, channels: int, broken: str) -> Stream:
+    """Images of a folder or zip too large to be kept: decoded batch after batch, in threads, while the model works."""
+    with _sources.opened(source, folder.SUFFIXES) as readers:
+        paths, labels, _, class_names = folder._classes(source, list(readers), None)
+    number, count = part_of_process()
+    starts = range(number * batch_size, len(paths), count * batch_size)
+
+    def batches():
+        failures = []
+        with _sources.opened(source, folder.SUFFIXES) as readers, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+
+            def decode(path):
+                try:
+                    return _decode.pixels(readers[path](), image_size, channels)
+                except Exception as error:  # Pillow and zipfile raise a dozen types for damaged bytes
+                    failures.append(f"{path[: _sources.LONGEST]} ({_sources.in_one_line(error)})")
+                    return None
+
+            def begin(start):
+                return [pool.submit(decode, path) for path in paths[start : start + batch_size]]
+
+            ahead = begin(starts[0]) if starts else []
+            for place, start in enumerate(starts):
+                decoded = [future.result() for future in ahead]
+                ahead = begin(starts[place + 1]) if place + 1 < len(starts) else []
+                if failures and broken == "refuse":
+                    raise ParameterError(f"{failures[0]} cannot be read. broken='skip' leaves such images out")
+                kept = [i for i, image in enumerate(decoded) if image is not None]
+                if kept:
+                    part = torch.from_numpy(np.stack([decoded[i] for i in kept]))
+                    rows = start + torch.tensor(kept)
+                    yield part, labels[rows], rows
+        if failures:
+            text = f"{len(failures)} of {len(paths)} images in {source} cannot be read: {'; '.join(failures[:3])}"
+            warnings.warn(text + "; they are left out", stacklevel=2)
+
+    return Stream(batches, source.name, len(starts), class_names, labels.bincount(), numbered=True)
