@@ -347,5 +347,5 @@ def test_figures_are_made_of_notebooks_and_settings_that_are_there(root, make):
             at_hand = settings.get("distributions", [settings.get("dataset", "strokes")])
             assert job.dataset in at_hand  # 08 leaves out what is not at hand by itself
     made = {job.notebook for job in make.JOBS} | {make.LAST.notebook}
-    side_studies = ("controls", "objectives", "other_distributions", "predictors", "samples", "superclasses", "tightness")
+    side_studies = {*APPENDICES} - {"constant", "images", "proofs"}
     assert made == {*NOTEBOOKS, *(f"appendix/{name}" for name in side_studies)}
