@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 
 import pandas as pd
@@ -76,7 +76,10 @@ def sweep(
 
 
 def trained(
-    experiments: Collection[Experiment], *, images: ImageClasses | None = None, workers: int | None = None
+    experiments: Collection[Experiment],
+    *,
+    images: ImageClasses | Sequence[ImageClasses] | None = None,
+    workers: int | None = None,
 ) -> Iterator[runs.Run]:
     """Yield the runs of the experiments in their order; what is missing is trained meanwhile, one thread per network.
 
@@ -85,12 +88,12 @@ def trained(
 
     Args:
         experiments: what to train.
-        images: in place of the experiments' data set, as `ncbook.train` takes them.
+        images: in place of the experiments' data set, as `ncbook.train` takes them; a list: of each experiment its own.
         workers: processes; None: one per core, four at most; 1 where there is a GPU. With one, or one network to
             train, everything happens in this process.
 
     Raises:
-        ValueError: less than one worker.
+        ValueError: less than one worker, or a list of images that has not one entry per experiment.
         ncbook.training.DivergedError: a network that does not train; those before it are there.
     """
     if workers is None:
@@ -98,21 +101,25 @@ def trained(
         workers = 1 if torch.cuda.is_available() else min(4, cores)
     check_whole("workers", workers, 1)
     experiments = list(experiments)
-    missing = [e for e in dict.fromkeys(experiments) if not runs.is_finished(e, images=images)]
+    images = list(images) if isinstance(images, Sequence) else [images] * len(experiments)
+    if len(images) != len(experiments):
+        raise ValueError(f"images has {len(images)} entries; allowed: {len(experiments)}, one per experiment")
+    wanted = list(zip(experiments, images, strict=True))
+    missing = [(e, own) for e, own in dict.fromkeys(wanted) if not runs.is_finished(e, images=own)]
     if workers == 1 or len(missing) < 2:
-        for experiment in numbered(experiments):
-            yield training.train(experiment, images=images, threads=1)
+        for experiment, own in numbered(wanted):
+            yield training.train(experiment, images=own, threads=1)
         return
     workers = min(workers, len(missing))
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {e: pool.submit(_silently, e, images) for e in missing}
+        futures = {one: pool.submit(_silently, *one) for one in missing}
         with Progress(len(missing), f"{len(missing)} networks, {workers} at once") as bar:
             try:
-                for experiment in experiments:
-                    if experiment in futures:
-                        futures.pop(experiment).result()
+                for experiment, own in wanted:
+                    if (experiment, own) in futures:
+                        futures.pop((experiment, own)).result()
                         bar.advance(1)
-                    yield training.train(experiment, images=images, threads=1)
+                    yield training.train(experiment, images=own, threads=1)
             finally:  # an error, or a reader who has seen enough: what has not begun is not begun
                 pool.shutdown(cancel_futures=True)
 

@@ -146,6 +146,17 @@ def test_networks_side_by_side_on_images_at_hand(tmp_path, monkeypatch):
     assert [run.directory for run in again] == [run.directory for run in found]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_experiment_on_images_of_each_its_own(tmp_path, monkeypatch, workers):
+    monkeypatch.setenv("NCBOOK_RUNS", str(tmp_path / "runs"))
+    one = EXPERIMENTS[0].replace(n_source=4, samples_per_class=3)
+    images = [ncbook.datasets.load("strokes", n_classes=9, per_class=8, seed=seed) for seed in (3, 4)]
+    found = list(sweeps.trained([one, one], images=images, workers=workers))
+    assert [run.config["fingerprint"] for run in found] == [own.fingerprint for own in images]
+    with pytest.raises(ValueError, match="images has 1 entries; allowed: 2, one per experiment"):
+        next(sweeps.trained([one, one], images=images[:1], workers=workers))
+
+
 def one_of_each(**classes):
     """A small experiment with every objective; the teacher of the student is among them."""
     episodes = dict(train_way=3, train_shot=2, train_query=2, episodes_per_epoch=4)
