@@ -16,6 +16,7 @@ from ncbook.claims import (  # noqa: F401  (they register their claims)
     episodes,
     networks,
     objectives,
+    own,
     superclasses,
     tables,
 )
