@@ -49,6 +49,7 @@ JOBS = [  # the longest first
     Job("06_depth"),
     Job("07_prototypical_networks"),
     Job("09_enforcing_collapse"),
+    Job("10_your_own_model"),
     *(Job(name) for name in EACH),
 ]
 FULL = [  # for a GPU, in place of the first

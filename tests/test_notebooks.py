@@ -17,7 +17,7 @@ from ncbook.experiment import Experiment
 ONE_NETWORK = ["01_train_collapse", "02_test_generalization", "03_new_classes", "04_few_shot_bound"]
 ANY_NETWORK = [*ONE_NETWORK, "05_class_separation"]
 NOTEBOOKS = ["00_start_here", *ANY_NETWORK, "06_depth", "07_prototypical_networks", "08_paper_table"]
-NOTEBOOKS += ["09_enforcing_collapse"]
+NOTEBOOKS += ["09_enforcing_collapse", "10_your_own_model"]
 APPENDICES = [
     "constant",
     "controls",
@@ -39,17 +39,10 @@ OWN = {  # parameters that are not the experiment's
     "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
     "07_prototypical_networks": {"backbones", "episodes", "repeats", "workers"},
     "08_paper_table": {"datasets", "recipes", "methods", "methods_way", "methods_rate", "episodes", "seeds"},
-    "09_enforcing_collapse": {
-        "setting",
-        "penalties",
-        "directional",
-        "centers",
-        "smoothing",
-        "left_out",
-        "longer",
-        "repeats",
-        "workers",
-    },  # fmt: skip
+    "09_enforcing_collapse": {"setting", "penalties", "directional", "centers", "smoothing", "left_out", "longer"}
+    | {"repeats", "workers"},
+    "10_your_own_model": {"model", "path", "weights", "image_size", "broken", "layers", "html"}
+    | {"ways", "shots", "episodes"},
     "appendix/controls": {"sizes", "budget", "target", "steps", "doublings", "repeats"},
     "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
     "appendix/objectives": {"objectives", "images", "train_way", "train_query", "episodes", "repeats", "workers"},
@@ -87,7 +80,10 @@ def own_experiment(name, values):
     return Experiment(**{k: v for k, v in values.items() if k not in OWN.get(name, set())}, **FIXED.get(name, {}))
 
 
-@pytest.mark.parametrize("name", [*ANY_NETWORK, "06_depth", "07_prototypical_networks", "09_enforcing_collapse"])
+OF_EXPERIMENTS = [*ANY_NETWORK, "06_depth", "07_prototypical_networks", "09_enforcing_collapse", "10_your_own_model"]
+
+
+@pytest.mark.parametrize("name", OF_EXPERIMENTS)
 def test_parameters_are_those_of_an_experiment(root, name):
     found = inspect_notebook(str(path(root, name)))
     parameters = {key: eval(entry["default"], {}) for key, entry in found.items()}
@@ -182,6 +178,10 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1, episodes=2000; allowed: 2 networks per row"),
         ("09_enforcing_collapse", ["-p", "repeats", "2"], "repeats=2, workers=None, n_novel=50, "),
         ("09_enforcing_collapse", ["-y", "left_out: [fixed etf]"], "left_out=['fixed etf']; allowed: "),
+        ("10_your_own_model", ["-p", "model", "resnet81"], "model='resnet81' is unknown; did you mean 'resnet18'?"),
+        ("10_your_own_model", ["-p", "weights", "random"], "weights='random' with 'conv4_small', which is trained"),
+        ("10_your_own_model", ["-p", "path", "nowhere.zip"], "path='nowhere.zip' is not there; looked for"),
+        ("10_your_own_model", ["-p", "html", "nowhere/page.html"], "html='nowhere/page.html' is in a folder that"),
         ("appendix/controls", ["-p", "budget", "100"], "budget=100, "),
         ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
         ("appendix/samples", ["-y", "samples: [2, 60, 4]"], "samples_per_class=60; allowed: at most 48"),
@@ -247,6 +247,31 @@ def test_a_folder_of_the_readers_own(root, tmp_path, pictures, name):
     assert set(runs.list(tmp_path / "runs")["dataset"]) == {"folder"}
     text = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
     assert name != "03_new_classes" or "24 new classes, 0 validation classes" in text
+
+
+def test_a_model_on_a_folder_of_the_readers_own(root, tmp_path, pictures):
+    """A name of torchvision, and classes of unequal size; the page is written, nothing is trained."""
+    options = ["-p", "model", "shufflenet_v2_x0_5", "-p", "weights", "random", "-p", "image_size", "32"]
+    options += ["-p", "episodes", "200", "-p", "html", str(tmp_path / "page.html"), "-y", "layers: [stage2]"]
+    done, notebook = papermill(root, tmp_path, "10_your_own_model", "-p", "path", "pictures.zip", *options,
+                               cwd=pictures.parent)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not (tmp_path / "runs").exists() and (tmp_path / "page.html").stat().st_size > 100_000
+    text = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
+    assert "40 classes, 21 to 23 per class" in text and "b3_pairs: holds" in text
+
+
+def test_a_class_of_one_image_is_named_before_training(root, tmp_path, pictures):
+    import zipfile
+
+    with zipfile.ZipFile(pictures) as archive:
+        archive.extractall(tmp_path / "own")
+    some = sorted(path for path in (tmp_path / "own" / "mine").iterdir())[4]
+    for picture in sorted(some.iterdir())[1:]:
+        picture.unlink()
+    done, _ = papermill(root, tmp_path, "10_your_own_model", "-p", "path", str(tmp_path / "own"))
+    assert done.returncode != 0 and not (tmp_path / "runs").exists()
+    assert f"40 classes, too small: {some.name} (1); allowed: at least 5 classes of at least 2 images" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def _harder_pairs(pairs):
     return Verdict(beyond(low, high, 1), text, rho, low, high, n)
 
 
-@claim("smaller_cdnv_errs_less", "Of two models on the same images, the one with the smaller CDNV has the smaller "
-       "few-shot error, whichever is compared with the first", _QUESTION,
+@claim("smaller_cdnv_errs_less", "Of each model and the first, on the same images, the one with the smaller CDNV has "
+       "the smaller few-shot error", _QUESTION,
        fails_if="one model that differs from the first in CDNV and in error, by paired intervals that hold for all "
        "models at once, has the smaller CDNV and the larger error, or both the other way round")  # fmt: skip
 def _models(table):
