@@ -27,6 +27,7 @@ APPENDICES = [
     "predictors",
     "proofs",
     "samples",
+    "superclasses",
     "tightness",
 ]
 OWN = {  # parameters that are not the experiment's
@@ -43,6 +44,7 @@ OWN = {  # parameters that are not the experiment's
     "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
     "appendix/objectives": {"objectives", "images", "train_way", "train_query", "episodes", "repeats", "workers"},
     "appendix/other_distributions": {"distributions", "steps", "repeats"},
+    "appendix/superclasses": {"sizes", "groupings", "augmentations", "n_characters", "unseen", "repeats", "workers"},
 }
 FIXED = {"07_prototypical_networks": {"objective": "prototypical"}}  # what a notebook itself says of its experiments
 SETTINGS = {  # file -> notebooks it is for
@@ -57,6 +59,7 @@ SETTINGS = {  # file -> notebooks it is for
     "episodes_omniglot": ["07_prototypical_networks"],
     **{f"{name}_omniglot": [f"appendix/{name}"] for name in ("controls", "samples", "other_distributions")},
     "objectives_omniglot": ["appendix/objectives"],
+    "superclasses_omniglot": ["appendix/superclasses"],
     "table_characters": ["08_paper_table"],
     "paper_table": ["08_paper_table"],
     "recipe_simple": ["08_paper_table"],
@@ -172,6 +175,8 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("appendix/controls", ["-p", "budget", "240"], "budget=240; allowed: at most 120 for 8 classes"),
         ("appendix/samples", ["-y", "samples: [2, 60, 4]"], "samples_per_class=60; allowed: at most 48"),
         ("appendix/other_distributions", ["-y", "distributions: [strokes]"], "distributions=['strokes'], "),
+        ("appendix/superclasses", ["-y", "sizes: [5]"], "n_characters=24, sizes=[5], "),
+        ("appendix/superclasses", ["-y", "groupings: [alphabet]"], "groupings ['random', 'alike']"),
         ("08_paper_table", ["-y", "recipes: [simpel]"], "unknown recipes or methods: ['simpel']; allowed: simple"),
     ],
 )
@@ -342,5 +347,5 @@ def test_figures_are_made_of_notebooks_and_settings_that_are_there(root, make):
             at_hand = settings.get("distributions", [settings.get("dataset", "strokes")])
             assert job.dataset in at_hand  # 08 leaves out what is not at hand by itself
     made = {job.notebook for job in make.JOBS} | {make.LAST.notebook}
-    side_studies = ("controls", "objectives", "other_distributions", "predictors", "samples", "tightness")
+    side_studies = {*APPENDICES} - {"constant", "images", "proofs"}
     assert made == {*NOTEBOOKS, *(f"appendix/{name}" for name in side_studies)}
