@@ -100,15 +100,16 @@ def test_images_that_do_not_fit_together_are_refused():
             replace(good, **change)
 
 
-def test_fingerprint_sees_pixels_labels_and_shape():
+def test_fingerprint_sees_pixels_labels_shape_and_what_is_held_out():
     good = fake()
     pixels = good.images.clone()
     pixels[3, 0, 0, 1] += 1
     labels = good.labels.clone()
     labels[4] = 0
     others = [{"images": pixels}, {"labels": labels}, {"images": good.images.view(-1, 1, 2, 1)}]
+    others += [{"held_out": ~good.held_out}, {"official": {"source": [0], "validation": [], "novel": [1]}}]
     prints = [good.fingerprint, *(replace(good, **other).fingerprint for other in others)]
-    assert len(set(prints)) == 4
+    assert len(set(prints)) == 6
     assert fake().fingerprint == good.fingerprint and len(good.fingerprint) == 64
 
 
@@ -664,7 +665,7 @@ def test_omniglot_is_whole():
     if lists.is_file():
         assert set(lists.read_text().split()) < set(images.class_names)
     # Which zip the pictures came in does not matter, their pixels do: the same on every machine.
-    assert images.fingerprint == "5d8da2603bc3eef2f9012a8e90c945f10a7a89b83007bdca44dad4873294b20a"
+    assert images.fingerprint == "d868f4cfa176b1f691c0d0eaf8a9450277510ccc99ee9f7bef52974589541567"
     assert images.class_names[0] == "Alphabet_of_the_Magi/character01"
 
 

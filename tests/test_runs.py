@@ -75,7 +75,7 @@ def test_features(tiny_run, split):
 
 
 def test_features_of_layers_and_epochs(tiny_run):
-    assert tiny_run.features("novel", layer="block3")[0].shape[1] == 64 * 3 * 3
+    assert tiny_run.features("novel", layer="block3")[0].shape[1] == 32 * 3 * 3
     last = tiny_run.features("novel")[0]
     assert torch.equal(tiny_run.features("novel", layer="features")[0], last)
     assert not torch.equal(tiny_run.features("novel", epoch=0)[0], last)

@@ -6,6 +6,7 @@ Touches no files; imports torch only when one is made. Called by everything that
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -66,10 +67,12 @@ class ImageClasses:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) over the shape, the pixels and the labels."""
+        """sha256 (hex) over all that a run on these images depends on: shape, pixels, labels, and what splits them."""
         digest = hashlib.sha256(repr(list(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy())
         digest.update(self.labels.contiguous().numpy().astype("<i8", copy=False))
+        digest.update(self.held_out.contiguous().numpy())
+        digest.update(json.dumps(self.official, sort_keys=True).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
