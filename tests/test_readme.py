@@ -12,6 +12,7 @@ from test_notebooks import OWN
 
 import ncbook
 from ncbook.experiment import Experiment
+from ncbook.report import __main__ as report
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,9 @@ def test_shell_lines_name_what_is_there(root, readme, targets):
         elif program == "source":
             assert words == [".venv/bin/activate"]  # before the first program that lies there
             activated = True
+        elif program == "python" and words[0] == "-m":
+            assert activated and words[1] == "ncbook.report"
+            report.parser().parse_args(words[2:])  # exits where there is no such argument
         elif program == "python":
             assert activated and all((root / word).is_file() for word in words)
         else:
