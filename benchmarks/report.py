@@ -27,7 +27,6 @@ SETTINGS = (  # classes, samples per class, noise, offset
     (100, 200, 1e-3, 100.0),
     (500, 40, 1.0, 0.0),
     (500, 40, 1e-3, 100.0),
-    (1000, 20, 1.0, 0.0),
 )
 DIM = 256
 

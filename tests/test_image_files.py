@@ -159,6 +159,20 @@ def test_a_damaged_name_does_not_hide_an_image(tmp_path):
             datasets.load("folder", tmp_path, path="z.zip")
 
 
+@pytest.mark.parametrize("field", [30, 32])  # lengths of the extra field and of the comment
+def test_an_entry_of_a_zip_that_swallows_another_is_damage(tmp_path, field):
+    path = tmp_path / "p.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in "abc":
+            archive.writestr(f"{name}/0.png", png((9, 9, 9)))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02")
+    content[start + field] = 46 + len("a/0.png")  # of the next entry, as it stands in the directory
+    path.write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=r"p\.zip"):
+        datasets.load("folder", path=path, image_size=8)
+
+
 def test_a_link_in_a_zip_is_no_image(tmp_path):
     link = zipfile.ZipInfo("b/1.png")
     link.create_system, link.external_attr = 3, 0o120777 << 16

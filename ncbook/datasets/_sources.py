@@ -233,6 +233,8 @@ def _entries(source: Path, archive: zipfile.ZipFile, suffixes: set[str]) -> Read
         if not entry.flag_bits & 0x800:  # not marked as UTF-8, but it often is (macOS); else cp437
             with suppress(UnicodeError):
                 name = name.encode("cp437").decode("utf-8")
+        if b"PK\x01\x02" in entry.comment + entry.extra:  # a damaged length: an entry that swallows the next ones
+            raise ValueError(f"{source} is damaged: the entry of {name[:LONGEST]!r} holds others; allowed: a whole zip")
         path = PurePosixPath(name)  # a//b and a/./b are a/b
         if "\\" in name:
             raise ValueError(f"{source} holds {name[:LONGEST]!r}; allowed: / between folders (pack it again)")
