@@ -3,16 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from judging import judged
 
 from ncbook import claims
 
 HOLDS, FAILS, OPEN = claims.HOLDS, claims.FAILS, claims.OPEN
 COLUMNS = {"b1_pairs": "b1", "b2_pairs": "b2", "b3_pairs": "b3", "b5_pairs": "b5", "best_pairs": "best",
            "printed_form_holds": "printed", "multiclass": "bound"}  # fmt: skip
-
-
-def judged(name, table):
-    return claims.judge([name], table).iloc[0]
 
 
 def pairs(column, errors, bounds, half_width):

@@ -5,16 +5,13 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from judging import judged
 
 from ncbook import claims
 from ncbook.claims import controls
 
 SIZES, REPEATS = (8, 15, 30, 60), 2
 WORDS = {+1: claims.HOLDS, -1: claims.FAILS}
-
-
-def judged(name, table):
-    return claims.judge([name], table).iloc[0]
 
 
 def over_classes(value, control="equal accuracy", split="novel", metric="cdnv_debiased", fitted=True):

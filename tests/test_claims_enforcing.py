@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from judging import verdict
 
 from ncbook import claims
 from ncbook.claims.enforcing import correlations, paired, regret
@@ -48,12 +49,6 @@ def networks(draws=5, spread=0.01, seed=3, **columns):
                 row[column] = (make(place, enforces, strength) + common) * (1 + spread * rng.normal())
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def verdict(name, table):
-    found = claims.judge([name], table).iloc[0]
-    assert found["fails_if"] and found["numbers"]
-    return found["verdict"]
 
 
 @pytest.mark.parametrize(("name", "column"), list(EACH.items()))

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from judging import verdict
 
 from ncbook import claims
 
@@ -23,12 +24,6 @@ def networks(draws=5, spread=0.01, **columns):
                 row[column] = (make(place, episodic) + common) * (1 + spread * rng.normal())
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def verdict(name, table):
-    found = claims.judge([name], table).iloc[0]
-    assert found["fails_if"] and found["numbers"]
-    return found["verdict"]
 
 
 @pytest.mark.parametrize(("step", "expected"), [(1.0, claims.HOLDS), (-0.3, claims.FAILS), (0.0, claims.OPEN)])

@@ -5,13 +5,10 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from judging import judged
 
 from ncbook import claims
 from ncbook.claims import own
-
-
-def judged(name, table):
-    return claims.judge([name], table).iloc[0]
 
 
 def of_pairs(error, n_classes=12, seed=0):

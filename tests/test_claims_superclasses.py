@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from judging import verdict
 
 from ncbook import claims
 from ncbook.claims.superclasses import at
@@ -29,12 +30,6 @@ def networks(draws=5, spread=0.01, seed=3, **columns):
                         row[column] = value + common + spread * rng.normal()
                     rows.append(row)
     return pd.DataFrame(rows)
-
-
-def verdict(name, table):
-    found = claims.judge([name], table).iloc[0]
-    assert found["fails_if"] and found["numbers"]
-    return found["verdict"]
 
 
 STEPS = [(1, claims.HOLDS), (-1, claims.FAILS), (0, claims.OPEN)]

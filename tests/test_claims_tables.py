@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from judging import judged
 
 from ncbook import claims, published
 from ncbook.claims.tables import OURS, SELECTED, SIMPLE, standing
@@ -10,10 +11,6 @@ from ncbook.claims.tables import OURS, SELECTED, SIMPLE, standing
 PRINTED = ["more_shots_are_better", "order_of_data_sets", "selection_helps", "scheduling_alone_hurts_fc100"]
 COMPETITIVE = ["transfer_is_competitive", "transfer_is_competitive_among_residual"]
 HERE = ["more_shots_are_better_here", "selection_helps_here"]
-
-
-def judged(name: str, table: pd.DataFrame):
-    return claims.judge([name], table).iloc[0]
 
 
 def verdict(name: str, table: pd.DataFrame) -> str:

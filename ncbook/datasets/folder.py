@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import torch
 
 from ncbook._checks import check_choice, check_real, check_whole
@@ -90,35 +92,88 @@ def build(
         ValueError: as `load`.
     """
     held_out_folder = held_out if isinstance(held_out, str) else None
-    # At most 8 threads: each holds an image of up to Pillow's limit of pixels.
-    with _sources.opened(source, SUFFIXES) as readers, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        paths, *_ = _classes(source, list(readers), held_out_folder)
+    with _sources.opened(source, SUFFIXES) as readers, _decoders() as pool:
+        paths, *_ = classes_of(source, list(readers), held_out_folder)
         images = _pixels.empty((len(paths), channels, image_size, image_size))
         rows = images.numpy()
 
-        def decode(i: int) -> str | None:
-            """Fill row i; returns what went wrong, if anything."""
-            try:
-                rows[i] = _decode.pixels(readers[paths[i]](), image_size, channels)
-            except Exception as error:  # Pillow and zipfile raise a dozen types for damaged bytes
-                return f"{paths[i][: _sources.LONGEST]} ({_sources.in_one_line(error)})"
+        def fill(i: int) -> str | None:
+            """Decode row i; returns what went wrong, if anything."""
+            decoded, reason = _decoded(readers, paths[i], image_size, channels)
+            if reason is None:
+                rows[i] = decoded
+            return reason
 
-        failures = list(pool.map(decode, range(len(paths))))  # Pillow decodes without Python's lock
+        failures = list(pool.map(fill, range(len(paths))))
     messages = [message for message in failures if message is not None]
     if messages:
-        text = f"{len(messages)} of {len(paths)} images in {source} cannot be read: {'; '.join(messages[:3])}"
+        text = _unreadable(source, messages, len(paths))
         if broken == "refuse":
             raise ValueError(text + ("; …" if len(messages) > 3 else "") + ". broken='skip' leaves them out")
         warnings.warn(text + "; they are left out", stacklevel=2)
         whole = [i for i, message in enumerate(failures) if message is None]
         images, paths = _pixels.keep(images, torch.tensor(whole)), [paths[i] for i in whole]
-    _, labels, in_folder, class_names = _classes(source, paths, held_out_folder)
+    _, labels, in_folder, class_names = classes_of(source, paths, held_out_folder)
     is_held_out = in_folder if held_out_folder is not None else _last_per_class(labels, held_out)
     return ImageClasses(name=name, images=images, labels=labels, class_names=class_names, held_out=is_held_out)
 
 
-def _classes(
-    source: Path, paths: list[str], held_out_folder: str | None
+def stream(
+    source: Path, paths: list[str], starts: range, batch_size: int, image_size: int, channels: int, broken: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Decode the images of a folder or zip batch after batch, each while its reader works on the one before.
+
+    Args:
+        source: the folder or zip.
+        paths: the files of its images, as `classes_of` has sorted them.
+        starts: of the batches that are wanted, in paths.
+        batch_size, image_size, channels, broken: as in `build`.
+
+    Yields:
+        images uint8 [B, channels, image_size, image_size], and their places in paths int64 [B].
+
+    Raises:
+        ValueError: an image that cannot be read, unless ``broken`` is "skip": a warning at the end counts those.
+    """
+    failures = []
+    with _sources.opened(source, SUFFIXES) as readers, _decoders() as pool:
+
+        def begin(start):
+            own = paths[start : start + batch_size]
+            return [pool.submit(_decoded, readers, path, image_size, channels) for path in own]
+
+        ahead = begin(starts[0]) if starts else []
+        for start, after in zip(starts, [*starts[1:], None], strict=True):
+            decoded = [future.result() for future in ahead]
+            ahead = [] if after is None else begin(after)
+            failures += [reason for _, reason in decoded if reason is not None]
+            if failures and broken == "refuse":
+                raise ValueError(f"{failures[0]} cannot be read. broken='skip' leaves such images out")
+            if whole := [i for i, (_, reason) in enumerate(decoded) if reason is None]:
+                yield torch.from_numpy(np.stack([decoded[i][0] for i in whole])), start + torch.tensor(whole)
+    if failures:
+        warnings.warn(_unreadable(source, failures, len(paths)) + "; they are left out", stacklevel=2)
+
+
+def _decoders() -> ThreadPoolExecutor:
+    """Pillow decodes without Python's lock. At most 8 threads: each holds an image of up to Pillow's limit."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+def _decoded(readers: dict, path: str, image_size: int, channels: int) -> tuple[np.ndarray | None, str | None]:
+    """(pixels, None), or (None, what went wrong)."""
+    try:
+        return _decode.pixels(readers[path](), image_size, channels), None
+    except Exception as error:  # Pillow and zipfile raise a dozen types for damaged bytes
+        return None, f"{path[: _sources.LONGEST]} ({_sources.in_one_line(error)})"
+
+
+def _unreadable(source: Path, messages: list[str], count: int) -> str:
+    return f"{len(messages)} of {count} images in {source} cannot be read: {'; '.join(messages[:3])}"
+
+
+def classes_of(
+    source: Path, paths: list[str], held_out_folder: str | None = None
 ) -> tuple[list[str], torch.Tensor, torch.Tensor, list[str]]:
     """Sort paths by class, those in ``held_out_folder`` last, then by name.
 

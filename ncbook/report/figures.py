@@ -31,6 +31,10 @@ def png(picture: Image.Image) -> str:
     """A picture as the address of an <img>."""
     buffer = io.BytesIO()
     picture.save(buffer, "png", optimize=True)
+    return _address(buffer)
+
+
+def _address(buffer: io.BytesIO) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -48,7 +52,7 @@ def _drawn(draw, *, height: float = _HEIGHT) -> str:
         draw(figure.add_subplot())
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _address(buffer)
 
 
 def accuracies(summary: pd.DataFrame) -> str:
@@ -59,7 +63,7 @@ def accuracies(summary: pd.DataFrame) -> str:
     def draw(ax):
         places = np.arange(len(rows))
         errors = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
-        ax.errorbar(rows["value"], places, xerr=errors, fmt="o", color="#0072B2", capsize=2)
+        ax.errorbar(rows["value"], places, xerr=errors, fmt="o", color=CLASSES[0], capsize=2)
         for place, way in zip(places, parts[0], strict=True):
             ax.plot([1 / int(way)] * 2, [place - 0.35, place + 0.35], color="0.5", linestyle="--", linewidth=1)
         ax.set_yticks(places, [f"{way}-way {shot}-shot, {head}" for way, shot, head in parts.to_numpy()])
@@ -136,8 +140,8 @@ def layers(table: pd.DataFrame) -> str:
 
     def draw(ax):
         places = np.arange(len(table))
-        ax.plot(places, table["cdnv"], marker="o", color="#0072B2")
-        ax.fill_between(places, table["low"], table["high"], color="#0072B2", alpha=0.2)
+        ax.plot(places, table["cdnv"], marker="o", color=CLASSES[0])
+        ax.fill_between(places, table["low"], table["high"], color=CLASSES[0], alpha=0.2)
         ax.set_xticks(places, table["layer"], rotation=45, ha="right", fontsize=7)
         ax.set(ylabel="CDNV")
         ax.set_ylim(bottom=0)

@@ -7,9 +7,7 @@ rows; batches of the reader's are taken as this process's part.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from torch import Tensor, distributed
 from ncbook import catalog, datasets
 from ncbook._checks import nearest
 from ncbook.collapse.sample import name_a_few
-from ncbook.datasets import _decode, _pixels, _sources, folder
+from ncbook.datasets import _pixels, _sources, folder
 from ncbook.experiment import ParameterError
 
 ALLOWED = (
@@ -159,39 +157,17 @@ def _of_name(data: str | os.PathLike, batch_size: int, image_size: int, channels
 
 
 def _of_files(source: Path, batch_size: int, image_size: int, channels: int, broken: str) -> Stream:
-    """Images of a folder or zip too large to be kept: decoded batch after batch, in threads, while the model works."""
+    """Images of a folder or zip too large to be kept."""
     with _sources.opened(source, folder.SUFFIXES) as readers:
-        paths, labels, _, class_names = folder._classes(source, list(readers), None)
+        paths, labels, _, class_names = folder.classes_of(source, list(readers))
     number, count = part_of_process()
     starts = range(number * batch_size, len(paths), count * batch_size)
 
     def batches():
-        failures = []
-        with _sources.opened(source, folder.SUFFIXES) as readers, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-
-            def decode(path):
-                try:
-                    return _decode.pixels(readers[path](), image_size, channels)
-                except Exception as error:  # Pillow and zipfile raise a dozen types for damaged bytes
-                    failures.append(f"{path[: _sources.LONGEST]} ({_sources.in_one_line(error)})")
-                    return None
-
-            def begin(start):
-                return [pool.submit(decode, path) for path in paths[start : start + batch_size]]
-
-            ahead = begin(starts[0]) if starts else []
-            for place, start in enumerate(starts):
-                decoded = [future.result() for future in ahead]
-                ahead = begin(starts[place + 1]) if place + 1 < len(starts) else []
-                if failures and broken == "refuse":
-                    raise ParameterError(f"{failures[0]} cannot be read. broken='skip' leaves such images out")
-                kept = [i for i, image in enumerate(decoded) if image is not None]
-                if kept:
-                    part = torch.from_numpy(np.stack([decoded[i] for i in kept]))
-                    rows = start + torch.tensor(kept)
-                    yield part, labels[rows], rows
-        if failures:
-            text = f"{len(failures)} of {len(paths)} images in {source} cannot be read: {'; '.join(failures[:3])}"
-            warnings.warn(text + "; they are left out", stacklevel=2)
+        try:
+            for pictures, rows in folder.stream(source, paths, starts, batch_size, image_size, channels, broken):
+                yield pictures, labels[rows], rows
+        except ValueError as error:
+            raise ParameterError(str(error)) from None
 
     return Stream(batches, source.name, len(starts), class_names, labels.bincount(), numbered=True)

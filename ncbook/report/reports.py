@@ -159,14 +159,14 @@ def report(
         >>> found.pairs.loc[0, ["class_a", "class_b"]].tolist(), float(found.pairs["cdnv"][0].round(6))
         (['2', '3'], 0.025)
     """
-    options = _Options(shots, ways, heads, episodes, device, tuple(layers), per_class, broken, seed)
-    prepared = _model(model, weights, image_size, preprocess)
-    return _report(prepared, data, options, _batch_size(batch_size, options), head)
+    own = (batch_size, image_size, preprocess)
+    options = _Options(shots, ways, heads, episodes, device, tuple(layers), per_class, broken, seed, *own)
+    return _report(options.model(model, weights), data, options, head)
 
 
 @dataclass(frozen=True)
 class _Options:
-    """Checked parameters of a report that have nothing to do with the model."""
+    """Checked parameters of a report, but for those that each model has of its own."""
 
     shots: Sequence[int]
     ways: Sequence[int]
@@ -177,46 +177,41 @@ class _Options:
     per_class: int
     broken: str
     seed: int
+    batch_size: int | None
+    image_size: int | None
+    preprocess: object
 
     def __post_init__(self):
         try:
-            for name, low in (("shots", 1), ("ways", 2)):
-                values = getattr(self, name)
-                if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-                    raise ParameterError(f"{name}={values!r}; allowed: a sequence such as (1, 5)")
-                checked = tuple(dict.fromkeys(check_whole(name, value, low) for value in values))
-                object.__setattr__(self, name, checked)
-            if isinstance(self.heads, str) or not self.heads:
-                raise ParameterError(f"heads={self.heads!r}; allowed: a sequence of {', '.join(HEADS)}")
-            object.__setattr__(self, "heads", tuple(check_choice("heads", head, HEADS) for head in self.heads))
-            for name, low in (("episodes", 2), ("per_class", 2), ("seed", 0)):
+            checked = self._checked()
+        except (TypeError, ValueError) as error:
+            raise ParameterError(str(error)) from None
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def _checked(self) -> dict:
+        """The parameters that are kept in another form than they came in; refuses those that are not allowed."""
+        found = {"device": resolve_device(self.device)}
+        for name, low in (("shots", 1), ("ways", 2)):
+            values = getattr(self, name)
+            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+                raise ValueError(f"{name}={values!r}; allowed: a sequence such as (1, 5)")
+            found[name] = tuple(dict.fromkeys(check_whole(name, value, low) for value in values))
+        if isinstance(self.heads, str) or not self.heads:
+            raise ValueError(f"heads={self.heads!r}; allowed: a sequence of {', '.join(HEADS)}")
+        found["heads"] = tuple(check_choice("heads", head, HEADS) for head in self.heads)
+        for name, low in (("episodes", 2), ("per_class", 2), ("seed", 0), ("batch_size", 1), ("image_size", 8)):
+            if getattr(self, name) is not None or name not in ("batch_size", "image_size"):
                 check_whole(name, getattr(self, name), low)
-            check_choice("broken", self.broken, BROKEN)
-            object.__setattr__(self, "device", resolve_device(self.device))
-        except (TypeError, ValueError) as error:
-            raise ParameterError(str(error)) from None
+        check_choice("broken", self.broken, BROKEN)
+        if self.preprocess is not None and not callable(self.preprocess):
+            came = type(self.preprocess).__name__
+            raise TypeError(f"preprocess is of type {came}; allowed: a function of uint8 images")
+        return found | {"batch_size": self.batch_size or (64 if found["device"].type == "cpu" else 256)}
 
-
-def _batch_size(batch_size: int | None, options: _Options) -> int:
-    if batch_size is None:
-        return 64 if options.device.type == "cpu" else 256
-    try:
-        return check_whole("batch_size", batch_size, 1)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(str(error)) from None
-
-
-def _model(model, weights, image_size, preprocess) -> FeatureMap | None:
-    if model is None:
-        return None
-    if image_size is not None:
-        try:
-            check_whole("image_size", image_size, 8)
-        except (TypeError, ValueError) as error:
-            raise ParameterError(str(error)) from None
-    if preprocess is not None and not callable(preprocess):
-        raise ParameterError(f"preprocess is of type {type(preprocess).__name__}; allowed: a function of uint8 images")
-    return load(model, weights, image_size, preprocess)
+    def model(self, model, weights) -> FeatureMap | None:
+        """What is to be measured; None: features as they come."""
+        return None if model is None else load(model, weights, self.image_size, self.preprocess)
 
 
 def _head(head, dim: int, n_classes: int) -> tuple[Tensor | None, Tensor | None]:
@@ -230,9 +225,9 @@ def _head(head, dim: int, n_classes: int) -> tuple[Tensor | None, Tensor | None]
     return weight.detach().cpu().double(), None if bias is None else bias.detach().cpu()
 
 
-def _report(model: FeatureMap | None, data, options: _Options, batch_size: int, head, several: bool = False) -> Report:
+def _report(model: FeatureMap | None, data, options: _Options, head, several: bool = False) -> Report:
     size, channels = (model.image_size, model.channels) if model is not None else (DEFAULT_SIZE, 3)
-    reading = dict(batch_size=batch_size, image_size=size, channels=channels, broken=options.broken)
+    reading = dict(batch_size=options.batch_size, image_size=size, channels=channels, broken=options.broken)
     with one_sentence():
         stream = open_stream(data, several=several, **reading)
     name = model.name if model is not None else "features as they came"
@@ -349,15 +344,15 @@ def compare_models(
     """
     if not isinstance(models, Mapping) or not models:
         raise ParameterError(f"models is of type {type(models).__name__}; allowed: a dict of name -> model, not empty")
-    options = _Options(shots, ways, heads, episodes, device, (), per_class, broken, seed)
-    batch_size = _batch_size(batch_size, options)
+    own = (batch_size, image_size, preprocess)
+    options = _Options(shots, ways, heads, episodes, device, (), per_class, broken, seed, *own)
     prepared = {}  # all of them before the long work
     for name, model in models.items():
-        own = weights.get(name, "auto") if isinstance(weights, Mapping) else weights
-        prepared[str(name)] = _model(model, "auto" if isinstance(model, nn.Module) else own, image_size, preprocess)
+        named = weights.get(name, "auto") if isinstance(weights, Mapping) else weights
+        prepared[str(name)] = options.model(model, "auto" if isinstance(model, nn.Module) else named)
     rows, first = [], None
     for called, model in prepared.items():
-        found = _report(model, data, options, batch_size, None, several=len(prepared) > 1)
+        found = _report(model, data, options, None, several=len(prepared) > 1)
         first = first or found
         row = {"model": called, "weights": found.about["weights"], "dim": found.about["dim"]}
         for name, value, low, high in found.summary[["metric", "value", "low", "high"]].itertuples(index=False):
