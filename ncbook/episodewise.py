@@ -3,6 +3,7 @@
 Computes from a `Run`, writes nothing. Called by notebook 07 and the appendix on families of objectives.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,6 +12,11 @@ from torch import Tensor
 
 from ncbook import catalog, collapse, fewshot, runs
 from ncbook._checks import check_choice, check_whole
+from ncbook.collapse.covariance import nc1_of
+from ncbook.collapse.geometry import nc2_of_means
+from ncbook.collapse.moments import mean_off_diagonal
+from ncbook.collapse.pairs import cdnv_of_pairs, directional_cdnv_matrix_of
+from ncbook.collapse.sample import Sample
 from ncbook.features import as_input, resolve_device
 from ncbook.fewshot.results import half_width
 from ncbook.objectives.episodic import Episodic
@@ -21,12 +27,7 @@ __dir__ = __all__.copy
 
 _AT_ONCE = 16  # episodes
 BATCH_NORM = ("running", "batch")  # statistics: of training, or of the shots and queries of the episode
-METRICS = {
-    "nc1": collapse.nc1,
-    **{f"nc2_{v}": (lambda x, y, v=v: collapse.nc2(x, y, variant=v)) for v in ("centered", "uncentered", "normalized")},
-    "cdnv": collapse.cdnv,
-    "directional_cdnv": collapse.directional_cdnv,
-}
+METRICS = ("nc1", "nc2_centered", "nc2_uncentered", "nc2_normalized", "cdnv", "directional_cdnv")
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def measure(
     epochs: list[int] | None = None,
     batch_norm: str = "running",
     dim: int | None = None,
-    metrics: tuple[str, ...] = tuple(METRICS),
+    metrics: tuple[str, ...] = METRICS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Metrics of the support set and of the query set of episodes, each with its own class means, averaged.
@@ -88,7 +89,7 @@ def measure(
         parts = {"support": features[:, :, :shot], "query": features[:, :, shot:]}
         floors = {shape: _floors(covariance, shape, seed) for shape in {part.shape for part in parts.values()}}
         for name, part in parts.items():
-            values = {metric: _each(METRICS[metric], part) for metric in metrics} | floors[part.shape]
+            values = _each(metrics, part) | floors[part.shape]
             if name == "query":
                 values |= _nearest_mean(*parts.values())
             for metric, v in values.items():
@@ -114,11 +115,26 @@ def _projection(size: int, dim: int, seed: int) -> Tensor:
     return torch.linalg.qr(torch.randn(size, dim, generator=torch.Generator().manual_seed(seed)))[0]
 
 
-def _each(metric, features: Tensor) -> Tensor:
-    """The metric of each of E episodes [E, way, samples, D], float64 [E]."""
+def _each(metrics: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+    """Some of `METRICS` of each of E episodes [E, way, samples, D], float64 [E] each."""
     _, way, samples, _ = features.shape
     labels = torch.arange(way).repeat_interleave(samples)
-    return torch.stack([metric(episode.flatten(0, 1), labels) for episode in features])
+    each = [_of_one(metrics, Sample(episode.flatten(0, 1), labels, least=2)) for episode in features]
+    return {name: torch.stack([values[name] for values in each]) for name in metrics}
+
+
+def _of_one(metrics: Sequence[str], sample: Sample) -> dict[str, Tensor]:
+    """Some of `METRICS` of one episode, from moments that are computed once for all of them."""
+    moments = sample.moments()
+    formulas = {
+        "nc1": lambda: nc1_of(moments),
+        "cdnv": lambda: cdnv_of_pairs(moments).mean(),
+        "directional_cdnv": lambda: mean_off_diagonal(directional_cdnv_matrix_of(sample, moments)),
+    }
+    return {
+        name: formulas[name]() if name in formulas else nc2_of_means(sample.means, sample.classes, name[len("nc2_") :])
+        for name in metrics
+    }
 
 
 def _within_class_covariance(features: Tensor) -> Tensor:
@@ -134,7 +150,7 @@ def _floors(covariance: Tensor, shape: torch.Size, seed: int) -> dict[str, Tenso
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     noise = noise * variances.sqrt() @ directions.T
     formula = collapse.nc1_noise_floor(*shape[1:], spectrum=variances)
-    return {"nc1_floor": _each(collapse.nc1, noise), "nc1_floor_formula": formula[None]}
+    return {"nc1_floor": _each(["nc1"], noise)["nc1"], "nc1_floor_formula": formula[None]}
 
 
 def _nearest_mean(support: Tensor, queries: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 
 import ncbook
 from ncbook import _files, catalog, datasets, runs
+from ncbook.runs import kept as kept_module
 from ncbook.runs import layout
 from ncbook.runs import run as run_module
 
@@ -46,10 +47,24 @@ def test_features_are_computed_once(tiny_run, tmp_path, monkeypatch):
     assert torch.equal(run.features("novel", 2)[0], first) and len(computed) == 4
     shutil.copy(run.directory / "features-novel-000004.safetensors", kept)  # of other weights
     assert torch.equal(run.features("novel", 2)[0], first) and len(computed) == 5
-    monkeypatch.setattr(run_module, "FEATURES_ON_DISK", 4 * first.numel() - 1)  # too large
+    monkeypatch.setattr(kept_module, "FEATURES_ON_DISK", 4 * first.numel() - 1)  # too large
     kept.unlink()
     run.features("novel", 2)
     assert len(computed) == 6 and not kept.exists()
+
+
+def test_features_of_the_last_epoch_are_kept_by_training(tiny, tmp_path, monkeypatch):
+    run = ncbook.train(tiny.replace(epochs=1), runs_dir=tmp_path)
+    names = sorted(path.name for path in run.directory.glob("features-*"))
+    assert names == sorted(f"features-{split}-{run.config['epochs']:06d}.safetensors" for split in catalog.SPLITS)
+    for split in catalog.SPLITS:
+        monkeypatch.setattr(run_module, "extract", None)  # nothing is computed
+        kept, labels = run.features(split)
+        monkeypatch.undo()
+        (run.directory / f"features-{split}-{run.config['epochs']:06d}.safetensors").unlink()
+        computed, same_labels = run.features(split)
+        torch.testing.assert_close(kept, computed, rtol=1e-6, atol=1e-6)
+        assert torch.equal(labels, same_labels)
 
 
 def test_features_without_room_for_them(tiny_run, tmp_path, monkeypatch):

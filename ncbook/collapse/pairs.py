@@ -126,7 +126,11 @@ def directional_cdnv_matrix(features: Tensor, labels: Tensor) -> Tensor:
                 [0.0100,    nan]], dtype=torch.float64)
     """
     sample = Sample(features, labels, least=2)
-    moments = sample.moments()
+    return directional_cdnv_matrix_of(sample, sample.moments())
+
+
+def directional_cdnv_matrix_of(sample: Sample, moments: Moments) -> Tensor:
+    """Formula of `directional_cdnv_matrix`."""
     centered = moments.means - moments.means.mean(0)
     scatter = sum(scatter_towards_means(r, index, centered) for r, index in sample.residuals())
     return directional_cdnv_of_pairs(moments, scatter / moments.counts[:, None])

@@ -4,7 +4,7 @@
 <runs folder>/<experiment key>-<fingerprint of the pixels>/
     config.json               the experiment, what "auto" became, versions, hardware
     epoch-000012.safetensors  of each measured epoch: weights of f and of its head, and all that was measured
-    features-novel-000012.safetensors  features and labels of a split, once they were computed, up to 16 MiB
+    features-novel-000012.safetensors  features and labels of a split, of the last epoch and where asked for
     history.csv               what was measured, for people: tidy, epoch, step, split, metric, value
     resume.safetensors        the last checkpoint, anywhere in an epoch; gone when finished
     resume-previous.safetensors  the one before it, in case that is damaged

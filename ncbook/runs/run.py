@@ -7,7 +7,6 @@ import contextlib
 import functools
 import os
 import warnings
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -20,8 +19,7 @@ from ncbook.datasets import ClassSplit, ImageClasses
 from ncbook.experiment import SCHEMA, Experiment
 from ncbook.features import extract, resolve_device
 from ncbook.runs import layout
-
-FEATURES_ON_DISK = 16 * 2**20  # bytes up to which features of a split stay on disk
+from ncbook.runs.kept import keep_features, read_features
 
 
 def check_images(images: object) -> ImageClasses | None:
@@ -211,8 +209,8 @@ class Run:
     def features(self, split: str, epoch: int | None = None, layer: str | None = None) -> tuple[Tensor, Tensor]:
         """Features and labels of a split, computed in float32 without augmentation.
 
-        Features f(x) of up to 16 MiB stay in the run's folder once they were computed, and are read from there, without
-        any images.
+        Features f(x) of up to 16 MiB, those of the last epoch and those that were computed here, stay in the run's
+        folder, and are read from there, without any images.
 
         Args:
             split: "source_train", "source_test", "novel" or "validation".
@@ -229,29 +227,15 @@ class Run:
         if layer is not None:
             check_choice("layer", layer, backbones.layers(self.experiment.backbone))
         epoch = self._saved_epoch(epoch)
-        about = {"weights": _files.tensors_checksum(layout.weights_path(self.directory, epoch)), "split": split}
-        path = layout.features_path(self.directory, split, epoch)
-        if layer is None and (stored := _read_features(path, about)):
-            return stored
+        if layer is None and (kept := read_features(self.directory, split, epoch)):
+            return kept
         part = getattr(self.splits, split)
         features = extract(self.model(epoch).to(resolve_device(self.device)), part.images, layer=layer).cpu()
-        if layer is None and features.nbytes <= FEATURES_ON_DISK:
-            with contextlib.suppress(OSError):  # a folder that cannot be written to: computed again next time
-                _files.write_tensors(path, {"features": features, "labels": part.labels}, **about)
+        if layer is None:
+            keep_features(self.directory, split, epoch, features, part.labels)
         return features, part.labels
 
     @torch.no_grad()
     def logits(self, split: str, epoch: int | None = None) -> Tensor | None:
         """Scores of the source classes [N, C] for the samples of a split; None without a head."""
         return self.objective(epoch).logits(self.features(split, epoch)[0])
-
-
-def _read_features(path: Path, about: dict) -> tuple[Tensor, Tensor] | None:
-    """Features and labels kept in a file; None if it is not there, damaged, or of other weights or another split."""
-    try:
-        if _files.read_about(path) != about:
-            return None
-        tensors = _files.read_tensors(path)
-        return tensors["features"], tensors["labels"]
-    except (FileNotFoundError, DamagedFileError):
-        return None

@@ -21,6 +21,7 @@ from ncbook import _files
 from ncbook._files import DamagedFileError
 from ncbook.datasets import ImageClasses
 from ncbook.runs import layout
+from ncbook.runs.kept import keep_features
 from ncbook.runs.run import Run, history_of
 
 
@@ -93,12 +94,23 @@ class Store:
         _files.write_json(self.directory / layout.CONFIG, config)
 
     def save_measurement(
-        self, epoch: int, step: int, rows: list[tuple[str, str, float]], weights: dict[str, Tensor], **seconds: float
+        self,
+        epoch: int,
+        step: int,
+        rows: list[tuple[str, str, float]],
+        weights: dict[str, Tensor],
+        features: dict[str, tuple[Tensor, Tensor]],
+        **seconds: float,
     ) -> None:
-        """Write what was measured after an epoch, (split, metric, value), with the weights it belongs to."""
+        """Write what was measured after an epoch, (split, metric, value), with the weights it belongs to.
+
+        ``features``, split -> (features, labels), are kept too, where they are not too large.
+        """
         about = {"run": self._identity, "epoch": epoch, "step": step, "measured": rows}
         _files.write_tensors(layout.weights_path(self.directory, epoch), weights, **about)  # one file: never apart
         self.measured[epoch] = about
+        for split, (values, labels) in features.items():
+            keep_features(self.directory, split, epoch, values, labels)
         self._log.append({"epoch": epoch, **seconds})
         _files.write_csv(self.directory / layout.HISTORY, history_of(self.measured))
         _files.write_csv(self.directory / layout.LOG, pd.DataFrame(self._log))

@@ -193,7 +193,7 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
 
 def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -> float:
     """Measure every split, and store the numbers with the weights they belong to; the time now, to count from next."""
-    began, rows = time.monotonic(), []
+    began, rows, kept = time.monotonic(), [], {}
     for split in catalog.SPLITS:
         part = getattr(splits, split)
         if len(part.labels) == 0:
@@ -201,13 +201,16 @@ def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -
         features, labels = extract(trainer.backbone, part.images), part.labels.to(trainer.device)
         objective = trainer.objective.eval() if split.startswith("source") else None
         try:
-            values = measure(features, labels, objective)
+            values = measure(features, labels, objective, last=trainer.finished)
         except ValueError as error:  # features that no metric is defined on: a dead network
             raise _diverged(trainer, store, str(error)) from error
         rows += [(split, metric, value) for metric, value in values.items()]
+        if trainer.finished:  # those of the last epoch, which readers of the run ask for
+            kept[split] = (features, part.labels)
     now = time.monotonic()
     step = trainer.epoch * trainer.steps_per_epoch
-    store.save_measurement(trainer.epoch, step, rows, trainer.weights(), seconds=now - since, measuring=now - began)
+    seconds = {"seconds": now - since, "measuring": now - began}
+    store.save_measurement(trainer.epoch, step, rows, trainer.weights(), kept, **seconds)
     return now
 
 
