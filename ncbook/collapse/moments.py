@@ -139,9 +139,9 @@ def power_of_two(size: float, dtype: torch.dtype) -> float:
     return 1.0 if abs(exponent) <= math.log2(torch.finfo(dtype).max) / 5 or size == 0 else 2.0**-exponent
 
 
-def rows_at_a_time(width: int) -> int:
+def rows_at_a_time(width: int, size: int = 2**20) -> int:
     """How many rows of this width to hold at once where [N, width] would not be bounded."""
-    return max(1, 2**20 // width)
+    return max(1, size // width)
 
 
 def check_means_differ(centered: Tensor, means: Tensor) -> None:

@@ -4,6 +4,7 @@ Called by the reader of a notebook, by `overview`, and with moments in place of 
 """
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -132,7 +133,7 @@ def directional_cdnv_matrix(features: Tensor, labels: Tensor) -> Tensor:
 def directional_cdnv_matrix_of(sample: Sample, moments: Moments) -> Tensor:
     """Formula of `directional_cdnv_matrix`."""
     centered = moments.means - moments.means.mean(0)
-    scatter = sum(scatter_towards_means(r, index, centered) for r, index in sample.residuals())
+    scatter = scatter_towards_means(sample.residuals(), centered)
     return directional_cdnv_of_pairs(moments, scatter / moments.counts[:, None])
 
 
@@ -156,13 +157,14 @@ def directional_cdnv_of_pairs(moments: Moments, variances: Tensor) -> Tensor:
     return (variances / squared.square()).masked_fill(diagonal, torch.nan)
 
 
-def scatter_towards_means(residuals: Tensor, index: Tensor, means: Tensor) -> Tensor:
-    """[C, C]: sum of ((x - mu_i) . (mu_j - mu_i))² over samples x of class i, whose residuals are given."""
+def scatter_towards_means(residuals: Iterable[tuple[Tensor, Tensor]], means: Tensor) -> Tensor:
+    """[C, C]: sum of ((x - mu_i) . (mu_j - mu_i))² over samples x of class i, whose (residuals, index) are given."""
     scatter = means.new_zeros(len(means), len(means))
     rows = rows_at_a_time(len(means))
-    for r, y in zip(residuals.split(rows), index.split(rows), strict=True):
-        along = r @ means.T  # [rows, C]
-        scatter = scatter.index_add(0, y, (along - along.gather(1, y[:, None])).square())
+    for block, index in residuals:
+        for r, y in zip(block.split(rows), index.split(rows), strict=True):
+            along = r @ means.T  # [rows, C]
+            scatter.index_add_(0, y, (along - along.gather(1, y[:, None])).square())
     return scatter
 
 

@@ -9,6 +9,8 @@ from ncbook._checks import check_features, describe_not_finite
 
 from .moments import Moments, power_of_two, rows_at_a_time
 
+_IN_CACHE, _AT_ONCE = 2**17, 2**20  # numbers of a block: what stays near a CPU's cores; few steps on other devices
+
 
 class Sample:
     """Checked features; ``index`` [N] holds 0 ... C - 1 in place of the labels; counts and means are accurate.
@@ -26,7 +28,7 @@ class Sample:
         self.counts = counts.to(self.dtype)  # [C]
         sums = features.new_zeros(len(counts), features.shape[1], dtype=self.dtype)
         for x, index in self._blocks():
-            sums = sums.index_add(0, index, x)
+            sums.index_add_(0, index, x)
         self.means = sums / self.counts[:, None]  # [C, D]
         # Sums are finite only if every term is: no scan of the features, and one synchronization for all checks.
         means = self.means.detach()
@@ -42,7 +44,8 @@ class Sample:
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(Rows [n, D] in the accurate dtype, their index [n]), block after block."""
-        rows = rows_at_a_time(self.features.shape[1])
+        size = _IN_CACHE if self.features.device.type == "cpu" else _AT_ONCE
+        rows = rows_at_a_time(self.features.shape[1], size)
         for x, index in zip(self.features.split(rows), self.index.split(rows), strict=True):
             yield x.to(self.dtype), index
 

@@ -104,7 +104,7 @@ class SecondPass(Metric):
                 residuals = x - rounded_to_float32(means).to(x.dtype).index_select(0, y)
                 towards = ((self.means - self.means.mean(0)) * self.unit).to(x.dtype)
                 with torch.autocast(x.device.type, enabled=False):
-                    scatter = scatter_towards_means(residuals, y, towards)
+                    scatter = scatter_towards_means([(residuals, y)], towards)
                 if not scatter.sum().isfinite():
                     raise ValueError(describe_not_finite(x))
                 self.scatter += scatter
