@@ -46,7 +46,7 @@ def summary(
         debiased = cdnv_of_pairs(moments, debiased=True)
     values = {
         "cdnv": cdnv_of_pairs(moments).mean(),
-        "cdnv_debiased": _median(debiased),
+        "cdnv_debiased": median(debiased),
         "cdnv_debiased_mean": debiased.sort().values[: len(debiased) - len(debiased) // 100].mean(),
         "nc1": nc1_of(moments),
         "nc2": gram_to_etf(moments.gram),
@@ -60,7 +60,7 @@ def summary(
     return values
 
 
-def _median(values: Tensor) -> Tensor:
+def median(values: Tensor) -> Tensor:
     """The mean of the two in the middle where their number is even (torch takes the lower one); infinite ones count."""
     ascending = values.sort().values
     return (ascending[(len(values) - 1) // 2] + ascending[len(values) // 2]) / 2

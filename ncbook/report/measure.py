@@ -2,9 +2,9 @@
 
 Intervals, all at 95 %:
 
-- over *classes*: by the jackknife with Student's t. Averages over pairs leave out one class at a time, other metrics of
-  all classes one of at most ten groups of classes (values are of all samples, replicates of the reservoirs). They say
-  what other classes of the same kind would give.
+- over *classes*: by the jackknife with Student's t. Averages over pairs leave out one class at a time, medians over
+  pairs and metrics of all classes one of at most ten groups of classes (values are of all samples, replicates of the
+  reservoirs). They say what other classes of the same kind would give.
 - few-shot accuracies: bootstrap of the classes (`FewShotResult.class_interval`) where there are at least twice as many
   classes as ways and its replicates hold enough episodes (of few ways); else over *episodes*, which says nothing about
   other classes.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,9 @@ from torch import Tensor
 from ncbook import collapse, fewshot, theory
 from ncbook.collapse.covariance import nc1_of, variability_collapse_index_of
 from ncbook.collapse.geometry import gram_to_etf, nc3_of_means
-from ncbook.collapse.jackknife import means_without_each, moments_without_each, part_of, standard_error
+from ncbook.collapse.jackknife import GROUPS, means_without_each, moments_without_each, part_of, standard_error
 from ncbook.collapse.moments import Moments
+from ncbook.collapse.overview import median
 from ncbook.collapse.pairs import cdnv_matrix_of
 from ncbook.collapse.sample import Sample
 from ncbook.collapse.transferability import class_separation_of, transferability_of
@@ -62,6 +64,24 @@ def _of_pairs(metric: str, matrix: Tensor, high: float = math.inf) -> dict:
     return _row(metric, value, ends, n_classes)
 
 
+def _debiased_median(features: Tensor, index: Tensor) -> dict:
+    """A row of the median of the de-biased CDNV over pairs, with its interval over classes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pairs that cannot be told apart: inf
+        matrix = collapse.cdnv_matrix(features, index, debiased=True)
+    n_classes = len(matrix)
+    group = torch.arange(n_classes) % min(GROUPS, n_classes)
+    left = [group != k for k in group.unique()] if n_classes > 3 else []
+    replicates = torch.stack([_median_of_pairs(matrix[kept][:, kept]) for kept in left]) if left else torch.empty(0)
+    value = float(_median_of_pairs(matrix))
+    return _row("cdnv_debiased", value, interval(value, replicates, 0), n_classes)
+
+
+def _median_of_pairs(matrix: Tensor) -> Tensor:
+    i, j = torch.triu_indices(*matrix.shape, 1)
+    return median(matrix[i, j])
+
+
 def _row(metric: str, value: float, ends: tuple[float, float], n: int, over: str = "classes") -> dict:
     return {"metric": metric, "value": value, "low": ends[0], "high": ends[1], "n": n, "over": over}
 
@@ -70,6 +90,7 @@ def _of_all(moments: Moments, dim: int) -> dict[str, Tensor]:
     """The metrics whose values are one number of all classes; ``dim`` of the features before they were turned."""
     return {
         "nc1": nc1_of(moments),
+        "nc1_noise_floor": _noise_floor(moments),
         "nc2": gram_to_etf(moments.gram),
         "variability_collapse_index": variability_collapse_index_of(moments),
         **transferability_of(moments, dim),
@@ -113,20 +134,18 @@ def metrics(of: Gathered, directional: Tensor, weight: Tensor | None, bias: Tens
         found = torch.stack(replicates[name]) if replicates[name] else torch.empty(0)
         ends = interval(value, found, _LOWEST.get(name, 0.0), _HIGHEST.get(name, math.inf))
         rows.append(_row(name, value, ends, n_classes))
-        if name == "nc1":
-            rows.append(_row("nc1_noise_floor", _noise_floor(moments), (math.nan, math.nan), n_classes))
     return rows
 
 
-def _noise_floor(of: Moments) -> float:
+def _noise_floor(of: Moments) -> Tensor:
     """NC1 of as many samples with the same covariance within classes and no classes at all."""
     spectrum = torch.linalg.eigvalsh(of.within(None)).clamp_min(0)
     n_classes, dim = of.means.shape
     spectrum = spectrum.where(spectrum > 1e-12 * spectrum.max(), 0)
     if not spectrum.any():  # complete collapse
-        return math.nan
+        return torch.tensor(math.nan, dtype=torch.float64)
     per_class = max(2, round(float(of.counts.mean())))
-    return float(collapse.nc1_noise_floor(n_classes, per_class, dim, spectrum=spectrum))
+    return collapse.nc1_noise_floor(n_classes, per_class, dim, spectrum=spectrum)
 
 
 def few_shot(of: Gathered, *, ways, shots, heads, episodes: int, seed: int, notes: list[str]) -> list[FewShotResult]:
@@ -288,9 +307,9 @@ def growth(of: Gathered, *, episodes: int, seed: int) -> pd.DataFrame:
     for count in _steps(2, smallest):
         few = first_samples(of, count)
         add("samples", count, _of_pairs("cdnv", collapse.cdnv_matrix(*few)))
-        median = float(collapse.summary(*few)["cdnv_debiased"])
-        if math.isfinite(median):
-            add("samples", count, _row("cdnv_debiased", median, (math.nan, math.nan), n_classes))
+        row = _debiased_median(*few)
+        if math.isfinite(row["value"]):
+            add("samples", count, row)
     for count in _steps(4, n_classes):
         chosen = some_classes(n_classes, count, seed)
         features, index = first_samples(of, int(sizes.max()), chosen)
