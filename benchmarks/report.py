@@ -1,11 +1,11 @@
 """A report's numbers against peers on the same features: CDNV and directional CDNV against RepX, and memory over N.
 
-    python benchmarks/report.py --repx FOLDER
+    python benchmarks/report.py --repx FOLDER --neural-collapse FOLDER
 
-FOLDER is a clone of DLFundamentals/RepX, the library of the paper's authors (the package of that name in the registry
-is another one); without it that table is left out. Prints Markdown. Ways take turns; a ratio is between medians of one
-run, an error is relative to float64 with means taken off first. The neural-collapse package is in
-`benchmarks/collapse.py`, easyfsl's episodes in `benchmarks/fewshot.py`.
+The folders are clones of DLFundamentals/RepX, the library of the paper's authors (the package of that name in the
+registry is another one), and of rhubarbwu/neural-collapse; without one its columns are left out. Prints Markdown. Ways
+take turns; a ratio is between medians of one run, an error is relative to float64 with means taken off first.
+Accumulators alone are compared in `benchmarks/collapse.py`, episodes alone in `benchmarks/fewshot.py`.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from fewshot import easyfsl_rate
 from measuring import Peak, hardware, measure
 from torch import Tensor
 
@@ -28,7 +29,9 @@ SETTINGS = (  # classes, samples per class, noise, offset
     (500, 40, 1.0, 0.0),
     (500, 40, 1e-3, 100.0),
 )
-DIM = 256
+OF_A_REPORT = ((100, 200, 6.0, 0.0), (100, 200, 1e-3, 100.0), (1000, 20, 6.0, 0.0))
+DIM, EPISODES, ACCURACY = 256, 2_000, "accuracy_5way_5shot_ncc"
+NUMBERS = ("cdnv", "directional_cdnv", "nc1", "nc2", ACCURACY)
 
 
 def sample(n_classes: int, per_class: int, noise: float, offset: float) -> tuple[Tensor, Tensor]:
@@ -84,6 +87,64 @@ def against_repx(repeats: int) -> list[str]:
     return lines
 
 
+def of_repx(x: Tensor, y: Tensor, n_classes: int) -> dict[str, float]:
+    from repx.collapse import compute_cdnv, compute_directional_cdnv
+
+    return {
+        "cdnv": float(compute_cdnv(x, y, num_classes=n_classes)),
+        "directional_cdnv": float(compute_directional_cdnv(x, y, num_classes=n_classes)),
+    }
+
+
+def of_neural_collapse(x: Tensor, y: Tensor, n_classes: int) -> dict[str, float]:
+    """As its README says: class means in one pass, covariance and variances in a second one."""
+    from neural_collapse import accumulate, measure
+
+    def passed(kind, *means: Tensor):
+        accumulator = kind(n_classes, x.shape[1], **({"M": means[0]} if means else {}))
+        for part, labels in zip(x.split(4096), y.split(4096), strict=True):
+            accumulator.accumulate(part, labels, *means)
+        return accumulator.compute()
+
+    means, center = passed(accumulate.MeanAccumulator)
+    variances, _ = passed(accumulate.VarNormAccumulator, means)
+    return {
+        "cdnv": measure.variability_cdnv(variances, means),
+        "nc1": measure.covariance_ratio(passed(accumulate.CovarAccumulator, means), means, center),
+        "nc2": measure.simplex_etf_error(means, center),
+    }
+
+
+def of_easyfsl(x: Tensor, y: Tensor, _n_classes: int) -> dict[str, float]:
+    return {ACCURACY: easyfsl_rate(x, y, 5, EPISODES)}
+
+
+def of_report(x: Tensor, y: Tensor, _n_classes: int) -> dict[str, float]:
+    """Of everything in a report, what the peers have, too."""
+    found = ncbook.report(None, (x, y), episodes=EPISODES, device="cpu")
+    return {name: found.value(name) for name in NUMBERS}
+
+
+def against_all(peers: dict) -> list[str]:
+    """A row per setting and library: seconds, peak memory, and its numbers."""
+    lines = [
+        f"| classes × samples | noise, offset | library | s | peak MiB | {' | '.join(NUMBERS)} |",
+        "|---|---|---|---|---|" + "---|" * len(NUMBERS),
+    ]
+    for n_classes, per_class, noise, offset in OF_A_REPORT:
+        x, y = sample(n_classes, per_class, noise, offset)
+        for library, values_of in {"ncbook.report, all of it": of_report, **peers}.items():
+            values_of(x[y < 5], y[y < 5], 5)  # imports, and what is allocated once
+            start = time.perf_counter()
+            with Peak("cpu") as peak:
+                values = values_of(x, y, n_classes)
+            numbers = " | ".join(f"{values[name]:.6g}" if name in values else "–" for name in NUMBERS)
+            seconds = time.perf_counter() - start
+            setting = f"{n_classes} × {per_class} | {noise:g}, {offset:g}"
+            lines.append(f"| {setting} | {library} | {seconds:.1f} | {peak.mebibytes:.0f} | {numbers} |")
+    return lines
+
+
 def stream(n: int, n_classes: int, dim: int, batch: int = 8192):
     """Batches of features in which every class comes all the time, each made when it is asked for."""
     generator = torch.Generator().manual_seed(0)
@@ -112,6 +173,7 @@ def memory(sizes: list[int], n_classes: int, dim: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repx", type=Path, help="folder of a clone of DLFundamentals/RepX")
+    parser.add_argument("--neural-collapse", type=Path, help="folder of a clone of rhubarbwu/neural-collapse")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 200_000, 1_000_000])
     parser.add_argument("--classes", type=int, default=1000)
@@ -119,10 +181,17 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{hardware('cpu')}\n")
+    peers = {}
     if chosen.repx:
         sys.path.insert(0, str(chosen.repx / "src"))
         print(f"## Against RepX: float32, {DIM} features, one thread\n")
         print("\n".join(against_repx(chosen.repeats)), flush=True)
+        peers["RepX"] = of_repx
+    if chosen.neural_collapse:
+        sys.path.insert(0, str(chosen.neural_collapse))
+        peers["neural-collapse"] = of_neural_collapse
+    print(f"\n## The same features in every library: float32, {DIM} features, {EPISODES:,} episodes, one thread\n")
+    print("\n".join(against_all(peers | {"easyfsl": of_easyfsl})), flush=True)
     print(f"\n## A whole report in one pass: {chosen.classes:,} classes, {chosen.dim} features, one thread\n")
     print("\n".join(memory(chosen.sizes, chosen.classes, chosen.dim)))
 
