@@ -201,7 +201,7 @@ def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -
         features, labels = extract(trainer.backbone, part.images), part.labels.to(trainer.device)
         objective = trainer.objective.eval() if split.startswith("source") else None
         try:
-            values = measure(features, labels, objective, last=trainer.finished)
+            values = measure(features, labels, objective)
         except ValueError as error:  # features that no metric is defined on: a dead network
             raise _diverged(trainer, store, str(error)) from error
         rows += [(split, metric, value) for metric, value in values.items()]

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 from ncbook import collapse, fewshot
 from ncbook.objectives import Objective
 
-EPISODES, EPISODES_BETWEEN = 2_000, 500  # of the last epoch, whose numbers are compared, and of every other
-WAY, QUERY, SHOTS = 5, 15, (1, 5)
+EPISODES, WAY, QUERY, SHOTS = 2_000, 5, 15, (1, 5)
 HEADS = {"ncc": "accuracy", "ridge": "ridge_accuracy"}  # head -> name in the history
 
 
@@ -29,21 +28,18 @@ def measured_epochs(epochs: int, measurements: int) -> list[int]:
 
 
 @torch.no_grad()
-def measure(
-    features: Tensor, labels: Tensor, objective: Objective | None = None, *, last: bool = True
-) -> dict[str, float]:
+def measure(features: Tensor, labels: Tensor, objective: Objective | None = None) -> dict[str, float]:
     """Every number that a history keeps of one split.
 
     Args:
         features: [N, D].
         labels: [N], 0 ... C-1; on the source splits the rows of the objective's head.
         objective: on the source splits; None on classes that it does not know.
-        last: whether the epoch is the last.
 
     Returns:
         metric -> value: collapse metrics; loss (cross-entropy in nats), accuracy, nc3 and nc4 where there are
-        source-class scores; few-shot accuracies (5-way, 15 queries; 2,000 episodes of the last epoch, 500 of any other)
-        where each class has enough samples.
+        source-class scores; few-shot accuracies (5-way, 15 queries, 2,000 episodes) where each class has enough
+        samples.
     """
     logits = None if objective is None else objective.logits(features)
     if logits is None:
@@ -62,7 +58,7 @@ def measure(
             shots=shots,
             way=WAY,
             query=QUERY,
-            episodes=EPISODES if last else EPISODES_BETWEEN,
+            episodes=EPISODES,
             confusion=False,
         )
         values |= {f"{HEADS[head]}_{shot}shot": result.accuracy for (head, shot), result in results.items()}
