@@ -45,6 +45,7 @@ JOBS = [  # the longest first
     Job("07_prototypical_networks", "episodes_omniglot", "omniglot"),
     Job("appendix/objectives", "objectives_omniglot", "omniglot"),
     Job("appendix/superclasses", "superclasses_omniglot", "omniglot"),
+    Job("appendix/superclasses", "superclasses_sizes"),
     *(Job(f"appendix/{name}") for name in [*SIDE, "predictors", "objectives", "superclasses", "tightness"]),
     Job("06_depth"),
     Job("07_prototypical_networks"),

@@ -39,7 +39,7 @@ OWN = {  # parameters that are not the experiment's
     "06_depth": {"depths", "per_class", "repeats", "small", "workers"},
     "07_prototypical_networks": {"backbones", "episodes", "repeats", "workers"},
     "08_paper_table": {"datasets", "recipes", "methods", "methods_way", "methods_rate", "episodes", "seeds"},
-    "09_enforcing_collapse": {"setting", "penalties", "directional", "centers", "smoothing", "left_out", "longer"}
+    "09_enforcing_collapse": {"setting", "penalties", "directional", "centers", "smoothing", "kinds", "longer"}
     | {"repeats", "workers"},
     "10_your_own_model": {"model", "path", "weights", "image_size", "broken", "layers", "html"}
     | {"ways", "shots", "episodes"},
@@ -47,7 +47,8 @@ OWN = {  # parameters that are not the experiment's
     "appendix/samples": {"samples", "per_class", "steps", "repeats", "augmentations"},
     "appendix/objectives": {"objectives", "images", "train_way", "train_query", "episodes", "repeats", "workers"},
     "appendix/other_distributions": {"distributions", "steps", "repeats"},
-    "appendix/superclasses": {"sizes", "groupings", "augmentations", "n_characters", "unseen", "repeats", "workers"},
+    "appendix/superclasses": {"setting", "sizes", "groupings", "augmentations", "n_characters", "unseen", "repeats"}
+    | {"workers"},
 }
 FIXED = {"07_prototypical_networks": {"objective": "prototypical"}}  # what a notebook itself says of its experiments
 SETTINGS = {  # file -> notebooks it is for
@@ -64,6 +65,7 @@ SETTINGS = {  # file -> notebooks it is for
     "objectives_omniglot": ["appendix/objectives"],
     **{f"enforcing_{name}": ["09_enforcing_collapse"] for name in ("omniglot", "long", "strengths")},
     "superclasses_omniglot": ["appendix/superclasses"],
+    "superclasses_sizes": ["appendix/superclasses"],
     "table_characters": ["08_paper_table"],
     "paper_table": ["08_paper_table"],
     "recipe_simple": ["08_paper_table"],
@@ -177,7 +179,7 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("07_prototypical_networks", ["-p", "n_validation", "10"], "n_validation=10; allowed: 2 networks, at least"),
         ("08_paper_table", ["-p", "seeds", "1"], "seeds=1, episodes=2000; allowed: 2 networks per row"),
         ("09_enforcing_collapse", ["-p", "repeats", "2"], "repeats=2, workers=None, n_novel=50, "),
-        ("09_enforcing_collapse", ["-y", "left_out: [fixed etf]"], "left_out=['fixed etf']; allowed: "),
+        ("09_enforcing_collapse", ["-y", "kinds: [fixed etf]"], "kinds=['fixed etf']; allowed: "),
         ("10_your_own_model", ["-p", "model", "resnet81"], "model='resnet81' is unknown; did you mean 'resnet18'?"),
         ("10_your_own_model", ["-p", "weights", "random"], "weights='random' with 'conv4_small', which is trained"),
         ("10_your_own_model", ["-p", "path", "nowhere.zip"], "path='nowhere.zip' is not there; looked for"),
