@@ -82,6 +82,12 @@ figures: env  ## Rebuild figures/: every notebook on strokes and on what NCBOOK_
 bench: env  ## Compare with the peers: benchmarks/results/*.md.
 	@for benchmark in collapse fewshot training objectives; do $(BIN)/python "benchmarks/$$benchmark.py" || exit 1; done
 
+.PHONY: book
+book: env  ## Notebooks, API and a report as pages in out/book, to be read without a network.
+	@$(BIN)/sphinx-build -q -W --keep-going -c book . out/book
+	@$(BIN)/python book/report_example.py out/book/report_example.html
+	@echo "Done: open $(CURDIR)/out/book/index.html"
+
 # Rooted here, so that notebooks/ and out/ are both in its file browser. Jupyter refuses root (containers) unless told.
 .PHONY: lab
 lab: env  ## Open the notebooks in JupyterLab; FLAGS="--no-browser --port 8889" goes to it.
@@ -105,5 +111,5 @@ lint: env  ## ruff on code and notebooks, codespell on every text.
 
 .PHONY: lock
 lock:  ## Renew requirements.txt from pyproject.toml.
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra notebooks --extra models --extra dev \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra notebooks --extra models --extra book --extra dev \
 		--no-emit-index-url --no-header --no-annotate pyproject.toml --output-file requirements.txt

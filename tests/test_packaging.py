@@ -72,10 +72,15 @@ def test_environment_reads_the_lock(root, project):
     assert Requirement("x" + project["requires-python"]).specifier.contains(python.removeprefix("python="))
 
 
-def test_version_is_said_once(project):
+def test_version_is_the_same_everywhere(root, project):
     import ncbook
 
-    assert ncbook.__version__ == project["version"] == metadata.version("ncbook")
+    assert (
+        ncbook.__version__
+        == project["version"]
+        == metadata.version("ncbook")
+        == yaml.safe_load((root / "CITATION.cff").read_text())["version"]
+    )
 
 
 def test_make_lists_its_targets(root):
