@@ -16,6 +16,7 @@ import collapse
 import fewshot
 import objectives
 import pandas as pd
+import report
 import torch
 import training
 import yaml
@@ -73,6 +74,11 @@ def training_table(device: str) -> str:
 def objectives_table(device: str) -> str:
     """A step on an episode against the bare step; MAML a task at a time, all by vmap, and by its peers."""
     return objectives.run(device)
+
+
+def report_table(device: str) -> str:
+    """A whole report in one pass over up to a million features: seconds, and memory that does not grow."""
+    return "\n".join(report.memory([50_000, 200_000, 1_000_000], 1000, 512, device))
 
 
 def matrix_rate(device: str, size: int = 8192) -> float:
@@ -151,6 +157,7 @@ MEASUREMENTS = {
     "fewshot": fewshot_table,
     "training": training_table,
     "objectives": objectives_table,
+    "report": report_table,
     "settings": settings_table,
 }
 

@@ -145,25 +145,25 @@ def against_all(peers: dict) -> list[str]:
     return lines
 
 
-def stream(n: int, n_classes: int, dim: int, batch: int = 8192):
+def stream(n: int, n_classes: int, dim: int, device: str, batch: int = 8192):
     """Batches of features in which every class comes all the time, each made when it is asked for."""
-    generator = torch.Generator().manual_seed(0)
-    means = torch.randn(n_classes, dim, generator=generator)
+    generator = torch.Generator(device).manual_seed(0)
+    means = torch.randn(n_classes, dim, generator=generator, device=device)
     for start in range(0, n, batch):
         size = min(batch, n - start)
-        labels = torch.randint(n_classes, (size,), generator=generator)
-        yield means[labels] + torch.randn(size, dim, generator=generator), labels
+        labels = torch.randint(n_classes, (size,), generator=generator, device=device)
+        yield means[labels] + torch.randn(size, dim, generator=generator, device=device), labels
 
 
-def memory(sizes: list[int], n_classes: int, dim: int) -> list[str]:
+def memory(sizes: list[int], n_classes: int, dim: int, device: str = "cpu") -> list[str]:
     """A row per number of samples: seconds and peak memory of a whole report in one pass."""
     lines = ["| samples | seconds | peak MiB | CDNV |", "|---|---|---|---|"]
-    settings = {"per_class": 20, "episodes": 500}
-    ncbook.report(None, stream(20_000, n_classes, dim), **settings)  # imports, and what is allocated once
+    settings = {"per_class": 20, "episodes": 500, "device": device}
+    ncbook.report(None, stream(20_000, n_classes, dim, device), **settings)  # imports, and what is allocated once
     for n in sizes:
         start = time.perf_counter()
-        with Peak("cpu") as peak:
-            found = ncbook.report(None, stream(n, n_classes, dim), **settings)
+        with Peak(device) as peak:
+            found = ncbook.report(None, stream(n, n_classes, dim, device), **settings)
         cdnv = found.value("cdnv")
         del found
         lines.append(f"| {n:,} | {time.perf_counter() - start:.0f} | {peak.mebibytes:.0f} | {cdnv:.3f} |")
