@@ -782,3 +782,26 @@ def test_class_mean_mismatch_counts_samples_near_other_means():
     wrong = (torch.cdist(features, means).argmin(1) != (labels - 5) // 3).double().mean()
     assert 0 < wrong == collapse.class_mean_mismatch(features, labels)
     assert collapse.class_mean_mismatch(means.repeat_interleave(2, 0), torch.arange(4).repeat_interleave(2)) == 0
+
+
+@pytest.mark.parametrize("distance", [0.0, 10.0, 1e6, 1e9])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_far_sample_costs_no_digits_wherever_it_comes(distance, first):
+    """Sums are taken about a sample of each class; if that is a far one, about the means once more."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.randn(4, 1, 6, generator=generator, dtype=torch.float64) + 100
+    groups = groups + 1e-3 * torch.randn(4, 40, 6, generator=generator, dtype=torch.float64)
+    groups[1, 0 if first else 17] += distance
+    x, y = groups.flatten(0, 1).requires_grad_(), torch.arange(4).repeat_interleave(40)
+    exact = groups.numpy().astype(np.longdouble)
+    means = exact.mean(1)
+    variances = ((exact - means[:, None]) ** 2).sum(2).mean(1)
+    pairs = [(variances[i] + variances[j]) / 2 / ((means[i] - means[j]) ** 2).sum() for i in range(4) for j in range(i)]
+    value = collapse.cdnv(x, y)
+    assert value.item() == pytest.approx(float(sum(pairs) / 6), rel=1e-11)
+    value.backward()
+    if distance < 1e3:  # where a step of a size that can be measured is small beside what it changes
+        small = 1e-6 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            difference = collapse.cdnv(x + small, y) - collapse.cdnv(x - small, y)
+        assert float(difference / 2) == pytest.approx(float((x.grad * small).sum()), rel=1e-4)

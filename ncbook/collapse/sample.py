@@ -9,15 +9,18 @@ from ncbook._checks import check_features, describe_not_finite
 
 from .moments import Moments, power_of_two, rows_at_a_time
 
+_FAR = 16.0  # squared distance of an anchor from the mean, in variances: at most four binary digits are lost
 _IN_CACHE, _AT_ONCE = 2**17, 2**20  # numbers of a block: what stays near a CPU's cores; few steps on other devices
 
 
 class Sample:
-    """Checked features; ``index`` [N] holds 0 ... C - 1 in place of the labels; counts and means are accurate.
+    """Checked features; ``index`` [N] holds 0 ... C - 1 in place of labels; counts, means and variances are accurate.
 
-    No copy of the features in the accurate dtype is made, nor of what is left of them without the means: both are taken
-    a block of rows at a time, while it is near the cores. Only features of a size whose squares overflow or vanish are
-    copied, multiplied by ``unit``, a power of two; means, too, are then those of the copy.
+    One pass: sums of z = x - a and of its squares, with the first sample of each class as its anchor a. The variance
+    is E|z|² - |E z|², which loses digits where an anchor is far from its class mean (an outlier that comes first); then
+    a second pass takes the means as anchors. No copy of the features in the accurate dtype is made: a block of rows is
+    worked on at a time, while it is near the cores. Only features of a size whose squares overflow or vanish are
+    copied, multiplied by ``unit``, a power of two; means and variances, too, are then those of the copy.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, *, least: int = 1):
@@ -26,14 +29,11 @@ class Sample:
         self.classes, self.index, counts = labels.to(features.device).unique(return_inverse=True, return_counts=True)
         check_two_classes(self.classes)
         self.counts = counts.to(self.dtype)  # [C]
-        sums = features.new_zeros(len(counts), features.shape[1], dtype=self.dtype)
-        for x, index in self._blocks():
-            sums.index_add_(0, index, x)
-        self.means = sums / self.counts[:, None]  # [C, D]
+        far = self._about(self._first_samples())
         # Sums are finite only if every term is: no scan of the features, and one synchronization for all checks.
         means = self.means.detach()
-        measured = torch.stack([(means - means.mean(0)).abs().max(), means.abs().max(), counts.min().to(self.dtype)])
-        between, largest, smallest = measured.tolist()
+        measured = [(means - means.mean(0)).abs().max(), means.abs().max(), counts.min().to(self.dtype), far]
+        between, largest, smallest, far = torch.stack(measured).tolist()
         if not between + largest < float("inf"):
             raise ValueError(describe_not_finite(features))
         if smallest < least:
@@ -41,6 +41,27 @@ class Sample:
         self.unit = power_of_two(between or largest, self.dtype)
         if self.unit != 1:
             self.features, self.means = features.to(self.dtype) * self.unit, self.means * self.unit
+        if self.unit != 1 or far:
+            self._about(self.means.detach())
+
+    def _first_samples(self) -> Tensor:
+        """[C, D] one sample of each class, in the accurate dtype."""
+        rows = torch.arange(len(self.index), device=self.index.device)
+        first = rows.new_zeros(len(self.counts)).scatter_reduce(0, self.index, rows, "amin", include_self=False)
+        return self.features.detach()[first].to(self.dtype)
+
+    def _about(self, anchors: Tensor) -> Tensor:
+        """Set means [C, D] and variances [C] by sums about anchors [C, D]; whether one is too far from its mean."""
+        sums, squares = torch.zeros_like(anchors), torch.zeros_like(self.counts)
+        for x, index in self._blocks():
+            z = x - anchors[index]
+            sums.index_add_(0, index, z)
+            squares.index_add_(0, index, z.square().sum(1))
+        offsets = sums / self.counts[:, None]
+        lengths = offsets.square().sum(1)
+        self.means, self.variances = anchors + offsets, squares / self.counts - lengths
+        self.variances = self.variances.clamp(min=0)
+        return (lengths.detach() > _FAR * self.variances.detach()).any().to(self.dtype)
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(Rows [n, D] in the accurate dtype, their index [n]), block after block."""
@@ -56,9 +77,7 @@ class Sample:
 
     def moments(self) -> Moments:
         """The sufficient statistics."""
-        squares = torch.cat([r.square().sum(1) for r, _ in self.residuals()])  # [N]
-        variances = torch.zeros_like(self.counts).index_add(0, self.index, squares) / self.counts
-        return Moments(self.classes, self.counts, self.means, variances, self._within, self.unit)
+        return Moments(self.classes, self.counts, self.means, self.variances, self._within, self.unit)
 
     def _within(self, directions: Tensor | None) -> Tensor:
         total = 0
