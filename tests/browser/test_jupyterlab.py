@@ -70,7 +70,7 @@ class TestJupyterLab(ByKeyboard):
 
 
 def test_features_of_the_readers_own(lab, own, chromium):
-    page = front_ends.open_page(chromium, lab.format(own))
+    page = front_ends.open_page(chromium, lab.format(own) + "&reset")  # without the notebooks of the tests before it
     front_ends.run_all(page)
     front_ends.wait_for_pictures(page, 2)
     episode, collapse = front_ends.Shown(page, 0), front_ends.Shown(page, 1)
