@@ -128,13 +128,13 @@ def _of_one(metrics: Sequence[str], sample: Sample) -> dict[str, Tensor]:
     moments = sample.moments()
     formulas = {
         "nc1": lambda: nc1_of(moments),
+        "nc2_centered": lambda: nc2_of_means(sample.means, sample.classes, "centered"),
+        "nc2_uncentered": lambda: nc2_of_means(sample.means, sample.classes, "uncentered"),
+        "nc2_normalized": lambda: nc2_of_means(sample.means, sample.classes, "normalized"),
         "cdnv": lambda: cdnv_of_pairs(moments).mean(),
         "directional_cdnv": lambda: mean_off_diagonal(directional_cdnv_matrix_of(sample, moments)),
     }
-    return {
-        name: formulas[name]() if name in formulas else nc2_of_means(sample.means, sample.classes, name[len("nc2_") :])
-        for name in metrics
-    }
+    return {name: formulas[name]() for name in metrics}
 
 
 def _within_class_covariance(features: Tensor) -> Tensor:

@@ -59,6 +59,18 @@ def means_without_each(matrix: Tensor) -> Tensor:
     return (matrix.sum() - of_class) / ((n_classes - 1) * (n_classes - 2))
 
 
+def classes_without_each(n_classes: int, groups: int = GROUPS) -> Iterator[Tensor]:
+    """Which classes are left, bool [C], without each group of classes; class k is in group k mod G.
+
+    Example:
+        >>> [kept.tolist() for kept in classes_without_each(3, groups=2)]
+        [[False, True, False], [True, False, True]]
+    """
+    group = torch.arange(n_classes) % min(groups, n_classes)
+    for left_out in range(min(groups, n_classes)):
+        yield group != left_out
+
+
 def moments_without_each(features: Tensor, labels: Tensor, groups: int = GROUPS) -> Iterator[tuple[Tensor, Moments]]:
     """The moments of the classes that are left without each group of classes; class k is in group k mod G.
 
@@ -79,10 +91,10 @@ def moments_without_each(features: Tensor, labels: Tensor, groups: int = GROUPS)
     moments, n_classes = sample.moments(), len(sample.counts)
     if n_classes < 3:
         raise ValueError(f"labels hold {n_classes} classes; allowed: at least 3, of which some are left out")
-    group = torch.arange(n_classes, device=features.device) % min(groups, n_classes)
     total = moments.within(None) * len(sample.features)
-    for left_out in range(min(groups, n_classes)):
-        kept, rows = group != left_out, group[sample.index] == left_out
+    for kept in classes_without_each(n_classes, groups):
+        kept = kept.to(features.device)
+        rows = ~kept[sample.index]
         residuals = sample.features[rows].to(sample.dtype) - sample.means[sample.index[rows]]
         within = (total - residuals.T @ residuals) / sample.counts[kept].sum()
         yield kept, part_of(moments, kept, within)

@@ -27,7 +27,13 @@ from torch import Tensor
 from ncbook import collapse, fewshot, theory
 from ncbook.collapse.covariance import nc1_of, variability_collapse_index_of
 from ncbook.collapse.geometry import gram_to_etf, nc3_of_means
-from ncbook.collapse.jackknife import GROUPS, means_without_each, moments_without_each, part_of, standard_error
+from ncbook.collapse.jackknife import (
+    classes_without_each,
+    means_without_each,
+    moments_without_each,
+    part_of,
+    standard_error,
+)
 from ncbook.collapse.moments import Moments
 from ncbook.collapse.overview import median
 from ncbook.collapse.pairs import cdnv_matrix_of
@@ -70,10 +76,9 @@ def _debiased_median(features: Tensor, index: Tensor) -> dict:
         warnings.simplefilter("ignore", RuntimeWarning)  # pairs that cannot be told apart: inf
         matrix = collapse.cdnv_matrix(features, index, debiased=True)
     n_classes = len(matrix)
-    group = torch.arange(n_classes) % min(GROUPS, n_classes)
-    left = [group != k for k in group.unique()] if n_classes > 3 else []
-    replicates = torch.stack([_median_of_pairs(matrix[kept][:, kept]) for kept in left]) if left else torch.empty(0)
-    value = float(_median_of_pairs(matrix))
+    value, replicates = float(_median_of_pairs(matrix)), torch.empty(0)
+    if n_classes > 3:
+        replicates = torch.stack([_median_of_pairs(matrix[kept][:, kept]) for kept in classes_without_each(n_classes)])
     return _row("cdnv_debiased", value, interval(value, replicates, 0), n_classes)
 
 
