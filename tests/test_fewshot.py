@@ -304,24 +304,15 @@ def test_result():
     assert math.isnan(fewshot.evaluate(x, y, episodes=1).ci95)
 
 
-def test_confusion_and_frames():
+def test_confusion_counts_every_query():
     x, y = gaussian_classes(classes=7, spread=0.4)
     y = 3 * y + 1
     result = fewshot.evaluate(x, y, episodes=1000)
     queries = result.classes.flatten().bincount(minlength=7) * 15
     assert torch.equal(result.confusion.sum(1), queries)
     assert result.confusion.diagonal().sum() == round(float(result.per_episode.sum()) * 75)
-    episodes, classes, confusion = (result.to_frame(what) for what in ("episodes", "classes", "confusion"))
-    assert len(episodes) == 1000 and episodes.accuracy.mean() == pytest.approx(result.accuracy)
-    assert classes.label.tolist() == y.unique().tolist()
-    weighted = (classes.accuracy * classes.queries).sum() / classes.queries.sum()
-    assert weighted == pytest.approx(result.accuracy)
-    assert len(confusion) == 49
-    assert confusion.groupby("label").fraction.sum().to_numpy() == pytest.approx(1)
     without = fewshot.evaluate(x, y, episodes=1000, confusion=False)
     assert without.confusion is None and torch.equal(without.per_episode, result.per_episode)
-    with pytest.raises(ValueError, match="confusion=True"):
-        without.to_frame("classes")
 
 
 def test_a_tie_is_an_error():
@@ -853,11 +844,6 @@ def nearly_dependent():
             lambda: fewshot.select_ridge(X, Y, head="ncc"),
             ValueError,
             "head='ncc' is unknown; allowed: ridge, logistic",
-        ),
-        (
-            lambda: fewshot.evaluate(X, Y, episodes=5).to_frame("episode"),
-            ValueError,
-            "did you mean 'episodes'",
         ),
         (
             lambda: fewshot.evaluate(X, Y, way=6, episodes=5).class_interval(),

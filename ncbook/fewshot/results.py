@@ -1,4 +1,4 @@
-"""What an evaluation gives back: accuracies with their intervals, and tidy frames of them. Made by the protocol."""
+"""What an evaluation gives back: accuracies with their intervals. Made by the protocol."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_choice, check_whole
+from ncbook._checks import check_whole
 
 _REPLICATES_AT_ONCE = 8_000_000  # weights [replicates, episodes] held at once
 
@@ -97,42 +97,6 @@ class FewShotResult:
             )
         low, high = torch.quantile(means[torch.isfinite(means)], torch.tensor([0.025, 0.975]).to(means)).tolist()
         return low, high
-
-    def to_frame(self, what: str = "episodes"):
-        """A tidy pandas frame.
-
-        Args:
-            what: "episodes", a row per episode with its accuracy; "classes", a row per class with its
-                accuracy over all its queries; "confusion", a row per pair (label, predicted) with the fraction
-                of the label's queries.
-
-        Returns:
-            pandas.DataFrame whose first columns (head, way, shot, query, ridge, seed) repeat the setting, so
-            that frames of several results can be stacked.
-
-        Raises:
-            ValueError: for another ``what``, and for one that needs a confusion that was not counted.
-        """
-        import pandas as pd
-
-        check_choice("what", what, ("episodes", "classes", "confusion"))
-        setting = {name: getattr(self, name) for name in ("head", "way", "shot", "query", "ridge", "seed")}
-        if what == "episodes":
-            return pd.DataFrame(setting | {"episode": range(len(self.per_episode)), "accuracy": self.per_episode.cpu()})
-        if self.confusion is None:
-            raise ValueError(f"what={what!r} without a confusion; allowed: after evaluate(..., confusion=True)")
-        labels = self.labels.cpu()
-        queries = self.confusion.sum(1)
-        fraction = (self.confusion / queries[:, None]).cpu().double()
-        if what == "classes":
-            columns = {"label": labels, "queries": queries.cpu(), "accuracy": fraction.diagonal()}
-        else:
-            columns = {
-                "label": labels.repeat_interleave(len(labels)),
-                "predicted": labels.repeat(len(labels)),
-                "fraction": fraction.flatten(),
-            }
-        return pd.DataFrame(setting | {name: column.numpy() for name, column in columns.items()})
 
 
 def half_width(values: Tensor) -> float:
