@@ -59,6 +59,11 @@ test: env  ## All tests, some minutes of fuzzing, then all notebooks against the
 	$(BIN)/pytest $(PARALLEL) --dist loadscope --nbval notebooks/ --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg --timeout 900 --durations 8
 
+.PHONY: coverage
+coverage: env  ## All tests but those in a browser and the notebooks, and which lines of the package they leave out.
+	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; export NCBOOK_RUNS="$$runs" OMP_NUM_THREADS=1; \
+	$(BIN)/pytest $(PARALLEL) --ignore tests/fuzz --ignore tests/browser --cov=ncbook
+
 MINUTES ?= 10
 .PHONY: fuzz
 fuzz: env  ## Try new inputs for MINUTES=10 or until one is found that fails; prints the seed of each round.
