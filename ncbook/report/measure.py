@@ -347,16 +347,7 @@ def layers(of: Gathered) -> pd.DataFrame:
     """CDNV, NC1, VCI of each layer that was asked for, in order: layer, dim, cdnv, low, high, nc1, vci."""
     rows = []
     for name, moments in of.layers.items():
-        cdnv = _of_pairs("cdnv", cdnv_matrix_of(moments))
-        rows.append(
-            {
-                "layer": name,
-                "dim": moments.means.shape[1],
-                "cdnv": cdnv["value"],
-                "low": cdnv["low"],
-                "high": cdnv["high"],
-                "nc1": float(nc1_of(moments)),
-                "variability_collapse_index": float(variability_collapse_index_of(moments)),
-            }
-        )
-    return pd.DataFrame(rows)
+        cdnv, dim = _of_pairs("cdnv", cdnv_matrix_of(moments)), moments.means.shape[1]
+        collapsed = float(nc1_of(moments)), float(variability_collapse_index_of(moments))
+        rows.append((name, dim, cdnv["value"], cdnv["low"], cdnv["high"], *collapsed))
+    return pd.DataFrame(rows, columns=["layer", "dim", "cdnv", "low", "high", "nc1", "variability_collapse_index"])
