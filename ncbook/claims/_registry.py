@@ -58,18 +58,19 @@ CLAIMS: dict[str, Claim] = {}
 _TEXTS = tomllib.loads((files("ncbook.claims") / "claims.toml").read_text(encoding="utf-8"))
 
 
-def claim(name: str, needs: Collection[str] = (), missing: str = ""):
+def claim(name: str, needs: Collection[str] = (), missing: str = "", /, **options):
     """Register the check below for a claim of ``claims.toml``.
 
     Args:
         name: of the claim.
         needs: columns of a table that can be judged.
         missing: what is said of a table without one of them.
+        **options: what the check takes besides the table.
     """
 
     def register(check):
         def judge(table: pd.DataFrame) -> Verdict:
-            return check(table) if set(needs) <= set(table) else Verdict(OPEN, missing)
+            return check(table, **options) if set(needs) <= set(table) else Verdict(OPEN, missing)
 
         CLAIMS[name] = Claim(**{"kind": FINDING, **_TEXTS[name]}, check=judge)
         return check

@@ -38,20 +38,18 @@ def _trend(values: pd.Series, sign: int, what: str) -> Verdict:
     return trend(values.index.get_level_values(0), values, sign, what, block=values.index.get_level_values(1))
 
 
-def _over_classes(control: str, split: str, metric: str, sign: int):
-    def check(table):
-        part = table[table["control"] == control] if "control" in table else table.iloc[:0]
-        values = final_values(part, split, metric, ["n_source", "repeat"])
-        if "fitted" in part and not part["fitted"].all():
-            return Verdict(OPEN, "not every network reached the accuracy", n=len(values))
-        return _trend(values, sign, "l, 5-shot accuracy" if "accuracy" in metric else "l, de-biased CDNV")
-
-    return check
+def _over_classes(table, control: str, split: str, metric: str, sign: int):
+    part = table[table["control"] == control] if "control" in table else table.iloc[:0]
+    values = final_values(part, split, metric, ["n_source", "repeat"])
+    if "fitted" in part and not part["fitted"].all():
+        return Verdict(OPEN, "not every network reached the accuracy", n=len(values))
+    return _trend(values, sign, "l, 5-shot accuracy" if "accuracy" in metric else "l, de-biased CDNV")
 
 
 for _control in CONTROLS:
-    for _name, _panel in F3.items():
-        claim(f"{_name}_at_{_control.replace(' ', '_')}")(_over_classes(_control, *_panel))
+    for _name, (_split, _metric, _sign) in F3.items():
+        _options = dict(control=_control, split=_split, metric=_metric, sign=_sign)
+        claim(f"{_name}_at_{_control.replace(' ', '_')}", **_options)(_over_classes)
 
 
 @claim("gap_falls_with_m")
@@ -76,22 +74,18 @@ def _gap_rate(table):
     return found._replace(statistic=found.statistic + 0.5, low=found.low + 0.5, high=found.high + 0.5)
 
 
-def _over_directions(column: str, sign: int, other):
+def _over_directions(table, column: str, sign: int, other):
     """Paired per network: ``column`` of (trained, tested on another) minus what ``other(column, a, b)`` names."""
-
-    def check(table):
-        wide = table.set_index(["trained", "tested", "repeat"])[["error", "cdnv", "untrained"]].unstack("repeat")
-        found = {}
-        for a, b in wide.index[[a != b for a, b in wide.index]]:
-            row, against = other(column, a, b)
-            found[f"{a} → {b}"] = above_zero(wide.loc[(a, b), column] - wide.loc[row, against], sign, "", parts=2)
-        if not found:
-            return Verdict(OPEN, "one distribution only")
-        least = min(found.values(), key=lambda one: sign * one.statistic)
-        verdict = together([one.verdict for one in found.values()])
-        return least._replace(verdict=verdict, numbers="; ".join(f"{k}:{one.numbers}" for k, one in found.items()))
-
-    return check
+    wide = table.set_index(["trained", "tested", "repeat"])[["error", "cdnv", "untrained"]].unstack("repeat")
+    found = {}
+    for a, b in wide.index[[a != b for a, b in wide.index]]:
+        row, against = other(column, a, b)
+        found[f"{a} → {b}"] = above_zero(wide.loc[(a, b), column] - wide.loc[row, against], sign, "", parts=2)
+    if not found:
+        return Verdict(OPEN, "one distribution only")
+    least = min(found.values(), key=lambda one: sign * one.statistic)
+    verdict = together([one.verdict for one in found.values()])
+    return least._replace(verdict=verdict, numbers="; ".join(f"{k}:{one.numbers}" for k, one in found.items()))
 
 
 for _name, _column, _sign, _other in (
@@ -101,4 +95,4 @@ for _name, _column, _sign, _other in (
     ("training_elsewhere_helps", "error", -1, lambda column, a, b: ((a, b), "untrained")),
 ):
     _missing = f"{_column} was not measured on another distribution"
-    claim(_name, {_column, "trained"}, _missing)(_over_directions(_column, _sign, _other))
+    claim(_name, {_column, "trained"}, _missing, column=_column, sign=_sign, other=_other)(_over_directions)

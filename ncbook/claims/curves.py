@@ -48,11 +48,11 @@ def _missing(table: pd.DataFrame, *wanted: tuple[str, str]) -> Verdict | None:
     return None
 
 
-def _claim(name: str, *wanted: tuple[str, str]):
+def _claim(claimed: str, *wanted: tuple[str, str], **options):
     """Register the check below, of tables that have these (split, metric), finite at the end."""
 
     def register(check):
-        claim(name)(lambda table: _missing(table, *wanted) or check(table))
+        claim(claimed)(lambda table: _missing(table, *wanted) or check(table, **options))
         return check
 
     return register
@@ -97,15 +97,11 @@ def _train_nc_falls(table):
     return all_of(*parts)
 
 
-def _collapse_less(split: str, name: str, than: str, than_name: str):
-    """A check of two statements: the CDNV of a split falls, and ends above that of another split."""
-
-    def check(table):
-        less, more = final(table, than, _DEBIASED), final(table, split, _DEBIASED)
-        what = f"de-biased CDNV {less.mean():.3f} ({than_name}), {more.mean():.3f} ({name}), ratio"
-        return all_of(log_ratio(more, less, 1, what, parts=2), _falls(table, split, parts=2))
-
-    return check
+def _collapse_less(table, split: str, name: str, than: str, than_name: str):
+    """Two statements: the CDNV of a split falls, and ends above that of another split."""
+    less, more = final(table, than, _DEBIASED), final(table, split, _DEBIASED)
+    what = f"de-biased CDNV {less.mean():.3f} ({than_name}), {more.mean():.3f} ({name}), ratio"
+    return all_of(log_ratio(more, less, 1, what, parts=2), _falls(table, split, parts=2))
 
 
 for _name, _split, _split_name, _than, _than_name in (
@@ -113,7 +109,7 @@ for _name, _split, _split_name, _than, _than_name in (
     ("new_classes", "novel", "novel", "source_test", "test"),
 ):
     _wanted = (_than, _DEBIASED), (_split, _DEBIASED), (_split, "cdnv")
-    _claim(_name, *_wanted)(_collapse_less(_split, _split_name, _than, _than_name))
+    _claim(_name, *_wanted, split=_split, name=_split_name, than=_than, than_name=_than_name)(_collapse_less)
 
 
 def _against_l(table: pd.DataFrame, values: pd.Series, sign: int, what: str) -> Verdict:
@@ -125,13 +121,12 @@ def _against_l(table: pd.DataFrame, values: pd.Series, sign: int, what: str) -> 
     return found._replace(numbers=f"{what} {ends}; {found.numbers}{_fitted(table)}")
 
 
-for _name, _number, _sign, _what in (
-    ("novel_cdnv_falls_with_l", _CDNV, -1, "novel CDNV"),
-    ("accuracy_rises_with_l", _ACCURACY, 1, "5-shot accuracy"),
-):
-    _claim(_name, _number)(
-        lambda table, number=_number, sign=_sign, what=_what: _against_l(table, final(table, *number), sign, what)
-    )
+def _over_classes(table: pd.DataFrame, number: tuple[str, str], sign: int, what: str) -> Verdict:
+    return _against_l(table, final(table, *number), sign, what)
+
+
+_claim("novel_cdnv_falls_with_l", _CDNV, number=_CDNV, sign=-1, what="novel CDNV")(_over_classes)
+_claim("accuracy_rises_with_l", _ACCURACY, number=_ACCURACY, sign=1, what="5-shot accuracy")(_over_classes)
 
 
 @_claim("gap_shrinks_with_l", ("source_test", _DEBIASED), ("novel", _DEBIASED))
@@ -157,9 +152,7 @@ for _name, _number, _sign, _what in (
     ("accuracy_follows_cdnv", _CDNV, -1, "final novel CDNV, 5-shot accuracy"),
     ("source_collapse_is_not_transfer", ("source_train", "cdnv"), 1, "source-train CDNV, 5-shot accuracy"),
 ):
-    _claim(_name, _number, _ACCURACY)(
-        lambda table, number=_number, sign=_sign, what=_what: _final_trend(table, number, sign, what)
-    )
+    _claim(_name, _number, _ACCURACY, number=_number, sign=_sign, what=_what)(_final_trend)
 
 
 @_claim("accuracy_follows_cdnv_within_a_run", _CDNV, _ACCURACY)

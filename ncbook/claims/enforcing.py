@@ -58,16 +58,12 @@ def _text(found: pd.DataFrame, log: bool) -> str:
     return "; ".join(parts) + f"; n = {len(found)} draws"
 
 
-def _each(column: str, *, log: bool):
+def _each(table, column: str, log: bool):
     """Every kind that enforces collapse lowers the column, on average over draws."""
-
-    def check(table):
-        if (found := _differences(table, column, log)) is None:
-            return Verdict(OPEN, NONE)
-        sides = [side(found[kind], -1, parts=len(found.columns)) for kind in found]
-        return Verdict(together(sides), _text(found, log), n=len(found))
-
-    return check
+    if (found := _differences(table, column, log)) is None:
+        return Verdict(OPEN, NONE)
+    sides = [side(found[kind], -1, parts=len(found.columns)) for kind in found]
+    return Verdict(together(sides), _text(found, log), n=len(found))
 
 
 for _name, _column in {
@@ -76,7 +72,7 @@ for _name, _column in {
     "enforcing_lowers_new_class_directional": "directional_novel",
     "enforcing_always_helps_transfer": "error",
 }.items():
-    claim(_name, NEEDED, NONE)(_each(_column, log=_column != "error"))
+    claim(_name, NEEDED, NONE, column=_column, log=_column != "error")(_each)
 
 
 @claim("enforcing_can_help_transfer", NEEDED, NONE)
@@ -89,26 +85,28 @@ def _some(table):
     return Verdict(verdict, _text(found, False), n=len(found))
 
 
-def _strengths(column: str, sign: int, what: str):
-    def check(table):
-        rows = table[table["strength"].notna()]
-        if rows["strength"].nunique() < 3:
-            return Verdict(OPEN, "fewer than three strengths of the penalty")
-        return trend(rows["strength"], rows[column], sign, what, rows["repeat"])
-
-    return check
+def _strengths(table, column: str, what: str):
+    rows = table[table["strength"].notna()]
+    if rows["strength"].nunique() < 3:
+        return Verdict(OPEN, "fewer than three strengths of the penalty")
+    return trend(rows["strength"], rows[column], -1, what, rows["repeat"])
 
 
-claim("penalty_lowers_source_cdnv", NEEDED, NONE)(_strengths("cdnv_source_train", -1, "strength, source CDNV"))
-claim("penalty_lowers_new_class_error", NEEDED, NONE)(_strengths("error", -1, "strength, error"))
+for _name, _column, _what in (
+    ("penalty_lowers_source_cdnv", "cdnv_source_train", "strength, source CDNV"),
+    ("penalty_lowers_new_class_error", "error", "strength, error"),
+):
+    claim(_name, NEEDED, NONE, column=_column, what=_what)(_strengths)
 
 
-def _across_kinds(name: str):
+def _across_kinds(name: str, **options):
     """Register a check of a table with at least four kinds."""
 
     def register(check):
         few = Verdict(OPEN, FEW)
-        claim(name, NEEDED, FEW)(lambda table: few if table["kind"].nunique() < FEWEST_KINDS else check(table))
+        claim(name, NEEDED, FEW)(
+            lambda table: few if table["kind"].nunique() < FEWEST_KINDS else check(table, **options)
+        )
 
     return register
 
@@ -119,19 +117,15 @@ def correlations(table: pd.DataFrame, x: str, y: str = "error") -> pd.Series:
     return pd.Series(found, dtype=float).round(12)
 
 
-def _across(x: str, y: str, what: str):
+def _across(table, x: str, y: str, what: str):
     """Over kinds, y rises with x: on average over draws, and for the kinds' means."""
-
-    def check(table):
-        if not np.isfinite(table[[x, y]]).all(axis=None):
-            return Verdict(OPEN, f"{what}: not finite for every network", n=len(table))
-        means = table.groupby("kind")[[x, y]].mean()
-        return all_of(
-            above_zero(correlations(table, x, y), 1, f"rank correlation over kinds, {what},"),
-            trend(means[x], means[y], 1, f"{what}, means of the kinds")._replace(n=len(means)),
-        )
-
-    return check
+    if not np.isfinite(table[[x, y]]).all(axis=None):
+        return Verdict(OPEN, f"{what}: not finite for every network", n=len(table))
+    means = table.groupby("kind")[[x, y]].mean()
+    return all_of(
+        above_zero(correlations(table, x, y), 1, f"rank correlation over kinds, {what},"),
+        trend(means[x], means[y], 1, f"{what}, means of the kinds")._replace(n=len(means)),
+    )
 
 
 for _name, _x, _y in (
@@ -142,23 +136,19 @@ for _name, _x, _y in (
     ("error_follows_new_class_cdnv", "cdnv_novel", "error"),
     ("error_follows_new_class_directional", "directional_novel", "error"),
 ):
-    _across_kinds(_name)(_across(_x, _y, f"{_x} and {_y}"))
+    _across_kinds(_name, x=_x, y=_y, what=f"{_x} and {_y}")(_across)
 
 
-def _better(first: str, second: str, what: str):
+def _better(table, first: str, second: str, what: str):
     """The first orders kinds by their error better than the second."""
-
-    def check(table):
-        return above_zero(correlations(table, first) - correlations(table, second), 1, what)
-
-    return check
+    return above_zero(correlations(table, first) - correlations(table, second), 1, what)
 
 
 for _name, _first, _second, _what in (
     ("directional_orders_kinds_better", "directional_novel", "cdnv_novel", "directional less plain CDNV"),
     ("held_out_orders_kinds_better", "cdnv_source_test", "cdnv_source_train", "unseen less training samples"),
 ):
-    _across_kinds(_name)(_better(_first, _second, f"rank correlation with the error, {_what},"))
+    _across_kinds(_name, first=_first, second=_second, what=f"rank correlation with the error, {_what},")(_better)
 
 
 def regret(table: pd.DataFrame, column: str) -> pd.Series:

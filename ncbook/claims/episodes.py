@@ -99,21 +99,17 @@ def _support_like_query(table):
     return _each(table, check)
 
 
-def _larger(metric: str = "nc1", setting: str = "report", unit: str = "", sets=SETS, sign: int = -1, change=None):
-    """A check of the larger network's value over the smaller's."""
-
-    def check(table):
-        parts, rows = [], table if change is None else change(table)
-        for part in sets:
-            values = _late(rows, metric, part, setting=setting)
-            values = values / _late(rows, unit, part, setting=setting) if unit else values
-            small, large = _small_large(table, values)
-            what = f"{metric} / {unit}" if unit else metric
-            means = f"{small.mean():.3g} and {large.mean():.3g}, " if len(small) else ""
-            parts.append(log_ratio(large, small, sign, f"{part} {what} {means}larger / smaller", len(sets)))
-        return all_of(*parts)
-
-    return check
+def _larger(table, metric: str = "nc1", setting: str = "report", unit: str = "", sets=SETS, change=None):
+    """The larger network's value over the smaller's is below 1."""
+    parts, rows = [], table if change is None else change(table)
+    for part in sets:
+        values = _late(rows, metric, part, setting=setting)
+        values = values / _late(rows, unit, part, setting=setting) if unit else values
+        small, large = _small_large(table, values)
+        what = f"{metric} / {unit}" if unit else metric
+        means = f"{small.mean():.3g} and {large.mean():.3g}, " if len(small) else ""
+        parts.append(log_ratio(large, small, -1, f"{part} {what} {means}larger / smaller", len(sets)))
+    return all_of(*parts)
 
 
 for _name, _options in {
@@ -125,37 +121,30 @@ for _name, _options in {
     "smaller_is_noisier": {"sets": ("support",), "change": _spread},
     "smaller_is_noisier_at_equal_dim": {"sets": ("support",), "change": _spread, "setting": "equal_dim"},
 }.items():
-    claim(f"episodes_{_name}")(_larger(**_options))
+    claim(f"episodes_{_name}", **_options)(_larger)
 
 
-def _validation(setting: str):
-    """A check of validation against training episodes, of every network."""
+def _validation(table, setting: str):
+    """Validation against training episodes, of every network."""
 
-    def check(table):
-        def pair(rows, name):
-            for what, sign, values in (("noise", 1, _spread(rows)), ("NC1", -1, rows)):
-                levels = [_late(values, "nc1", "support", split, setting) for split in ("validation", "source_train")]
-                yield log_ratio(*levels, sign, f"{name} {what}, validation / training", 2 * len(_names(table)))
+    def pair(rows, name):
+        for what, sign, values in (("noise", 1, _spread(rows)), ("NC1", -1, rows)):
+            levels = [_late(values, "nc1", "support", split, setting) for split in ("validation", "source_train")]
+            yield log_ratio(*levels, sign, f"{name} {what}, validation / training", 2 * len(_names(table)))
 
-        return _each(table, pair, of=lambda verdict: abs(np.log(verdict.statistic)))
-
-    return check
+    return _each(table, pair, of=lambda verdict: abs(np.log(verdict.statistic)))
 
 
-def _validation_error(setting: str):
-    """A check of the smaller network's error on validation episodes against training episodes."""
-
-    def check(table):
-        train, validation = (
-            _small_large(table, _late(table, "error", "query", split, setting))[0]
-            for split in ("source_train", "validation")
-        )
-        means = f"{validation.mean():.3g} and {train.mean():.3g}, " if len(train) and len(validation) else ""
-        return above_zero(validation - train, -1, f"validation and training error {means}difference")
-
-    return check
+def _validation_error(table, setting: str):
+    """The smaller network's error on validation episodes against training episodes."""
+    train, validation = (
+        _small_large(table, _late(table, "error", "query", split, setting))[0]
+        for split in ("source_train", "validation")
+    )
+    means = f"{validation.mean():.3g} and {train.mean():.3g}, " if len(train) and len(validation) else ""
+    return above_zero(validation - train, -1, f"validation and training error {means}difference")
 
 
 for _name, _check in (("noisier_and_smaller", _validation), ("error_smaller", _validation_error)):
-    claim(f"episodes_validation_{_name}")(_check("report"))
-    claim(f"episodes_validation_{_name}_at_equal_way")(_check("equal"))
+    claim(f"episodes_validation_{_name}", setting="report")(_check)
+    claim(f"episodes_validation_{_name}_at_equal_way", setting="equal")(_check)

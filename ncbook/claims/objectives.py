@@ -24,17 +24,14 @@ def _classifiers(table):
     return above_zero(logs[False] - logs[True], -1, "log CDNV, classifiers less episodes,")
 
 
-def _across(name: str):
-    def check(table):
-        if table["objective"].nunique() < 4:
-            return Verdict(OPEN, FEW)
-        return trend(table[name], table["error"], 1, f"{PREDICTORS[name]}, error", table["repeat"])
-
-    return check
+def _across(table, name: str):
+    if table["objective"].nunique() < 4:
+        return Verdict(OPEN, FEW)
+    return trend(table[name], table["error"], 1, f"{PREDICTORS[name]}, error", table["repeat"])
 
 
 for _name in PREDICTORS:
-    claim(f"{_name}_predicts_across_objectives", NEEDED, FEW)(_across(_name))
+    claim(f"{_name}_predicts_across_objectives", NEEDED, FEW, name=_name)(_across)
 
 
 @claim("cdnv_predicts_within_objectives", NEEDED, NONE)

@@ -55,9 +55,9 @@ def each(found: pd.DataFrame, sign: int, what: str) -> Verdict:
     return Verdict(together(sides), f"{what}: {parts}; n = {len(found)} draws", n=len(found))
 
 
-def _of_every_kind(sign: int, what: str, differences):
+def _of_every_kind(table: pd.DataFrame, sign: int, what: str, differences) -> Verdict:
     """Whether ``differences`` of the table, a column per kind, are above 0 (sign 1) or below it (sign -1)."""
-    return lambda table: each(differences(table), sign, what) if len(table) else Verdict(OPEN, _NONE)
+    return each(differences(table), sign, what) if len(table) else Verdict(OPEN, _NONE)
 
 
 def _to_plain(column: str):
@@ -95,4 +95,4 @@ for _name, _sign, _what, _differences in (
     ("groups_alike_lose_more", -1, "fraction between characters, merged less plain, alike less random",
      _alike_to_random),
 ):  # fmt: skip
-    claim(_name, NEEDED, _NONE)(_of_every_kind(_sign, _what, _differences))
+    claim(_name, NEEDED, _NONE, sign=_sign, what=_what, differences=_differences)(_of_every_kind)

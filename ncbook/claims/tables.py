@@ -141,9 +141,7 @@ def _in_upper_half(found: pd.DataFrame) -> Verdict:
 
 _RANKED = {*CELL, "accuracy", "half_width", "backbone", "remark"}
 claim("transfer_is_competitive", _RANKED, NO_CELLS.numbers)(_upper_half)
-claim("transfer_is_competitive_among_residual", _RANKED, NO_CELLS.numbers)(
-    lambda cells: _upper_half(cells, "ResNet|WRN")
-)
+claim("transfer_is_competitive_among_residual", _RANKED, NO_CELLS.numbers, backbones="ResNet|WRN")(_upper_half)
 
 
 @claim("near_published", {*CELL, "accuracy", "half_width", "backbone", "network"}, NO_CELLS.numbers)
