@@ -120,10 +120,8 @@ def check_real(
     if isinstance(plain, bool | str) or not hasattr(plain, "__float__") or getattr(plain, "ndim", 0):
         hint = ""
         if isinstance(value, str):
-            try:
+            with contextlib.suppress(ValueError):
                 hint = f" (YAML reads it as text: write {float(value):.1e})"
-            except ValueError:
-                hint = ""
         raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; allowed: {allowed}{hint}")
     try:
         number = float(plain) + 0.0  # -0.0 becomes 0.0

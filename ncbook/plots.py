@@ -7,8 +7,10 @@ values span decades; theoretical values dashed. Notebooks call `use_style` once.
 import itertools
 import math
 from collections.abc import Iterator
+from importlib.resources import files
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import torch
@@ -61,22 +63,7 @@ LOGARITHMIC = {"cdnv", "cdnv_debiased", "cdnv_debiased_mean", "nc1", "loss", "fu
 
 def use_style() -> None:
     """Set matplotlib's defaults for the notebooks: small type, light grid, figures readable at column width."""
-    mpl.rcParams.update(
-        {
-            "figure.dpi": 100,
-            "figure.constrained_layout.use": True,
-            "savefig.dpi": 150,
-            "font.size": 9,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "lines.linewidth": 1.6,
-            "lines.markersize": 4,
-            "legend.frameon": False,
-            "legend.fontsize": 8,
-        }
-    )
+    mpl.style.use(files("ncbook") / "notebooks.mplstyle")
 
 
 def _axes(ax: Axes, metric: str, x: str) -> Axes:

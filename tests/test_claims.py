@@ -1,3 +1,6 @@
+import tomllib
+from importlib.resources import files
+
 import pandas as pd
 import pytest
 
@@ -24,6 +27,11 @@ def test_cannot_be_judged_without_numbers(name):
     assert verdict(name, empty) == "cannot be judged"
 
 
+def test_every_claim_of_the_table_has_a_check():
+    texts = (files("ncbook.claims") / "claims.toml").read_text(encoding="utf-8")
+    assert set(tomllib.loads(texts)) == set(claims.CLAIMS)
+
+
 def test_every_claim_says_where_it_is_made():
     kinds = {claims.THEOREM, claims.TABLE, claims.FINDING}
     for claim in claims.CLAIMS.values():
@@ -42,7 +50,7 @@ def test_unknown_claim():
 def test_spearman_with_ties():
     from scipy.stats import spearmanr
 
-    from ncbook.claims._registry import spearman
+    from ncbook.claims._statistics import spearman
 
     x, y = pd.Series([1, 2, 2, 4, 5.0]), pd.Series([3, 1, 4, 4, 9.0], index=list("abcde"))
     assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)

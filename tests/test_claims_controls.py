@@ -27,7 +27,7 @@ def over_classes(value, control="equal accuracy", split="novel", metric="cdnv_de
 @pytest.mark.parametrize("control", controls.CONTROLS)
 @pytest.mark.parametrize("panel", controls.F3)
 def test_a_panel_under_a_control(panel, control):
-    split, metric, sign, _ = controls.F3[panel]
+    split, metric, sign = controls.F3[panel]
     name = f"{panel}_at_{control.replace(' ', '_')}"
     up, down = (
         judged(name, over_classes(lambda size, r, s=s: 1 + s * np.log(size) / 9 + r / 50, control, split, metric))

@@ -206,7 +206,7 @@ def test_first_and_final_are_per_network():
 def test_permutation_p_is_that_of_scipy(n):
     from scipy.stats import permutation_test
 
-    from ncbook.claims._registry import permutation_p, spearman
+    from ncbook.claims._statistics import permutation_p, spearman
 
     rng = np.random.default_rng(n)
     x, y = rng.standard_normal((2, n)).round(1)
@@ -223,5 +223,5 @@ def test_permutation_p_is_that_of_scipy(n):
 def test_chance_gives_a_verdict_one_time_in_twenty():
     """Two-sided level of a trend: under no effect at all a verdict other than "cannot be judged" is rare."""
     rng = np.random.default_rng(0)
-    given = [claims._registry.trend(np.arange(8) // 2, rng.standard_normal(8), 1, "").verdict for _ in range(100)]
+    given = [claims._statistics.trend(np.arange(8) // 2, rng.standard_normal(8), 1, "").verdict for _ in range(100)]
     assert sum(v != claims.OPEN for v in given) <= 12

@@ -18,6 +18,7 @@ from PIL import Image
 import ncbook
 from ncbook import catalog, datasets
 from ncbook.datasets import _cache, omniglot
+from ncbook.datasets._lists import KINDS
 
 DATA = os.environ.get("NCBOOK_DATA")
 needs_omniglot = pytest.mark.skipif(
@@ -33,6 +34,17 @@ SMALL_CLASSES |= {4: "Beta/character02", 5: "Mu/character01"}
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NCBOOK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "datasets"
+
+
+@pytest.fixture(scope="module")
+def folder_of_omniglot(tmp_path_factory):
+    return tmp_path_factory.mktemp("omniglot")
+
+
+@pytest.fixture
+def decoded_once(cache, folder_of_omniglot, monkeypatch):
+    """Tests of the whole of Omniglot decode its 32,460 drawings once."""
+    monkeypatch.setenv("NCBOOK_CACHE", str(folder_of_omniglot))
 
 
 def fake(n_classes=40, per_class=4, official=None):
@@ -655,7 +667,7 @@ def test_omniglot_download_that_fails_is_told(tmp_path, monkeypatch):
 
 
 @needs_omniglot
-def test_omniglot_is_whole():
+def test_omniglot_is_whole(decoded_once):
     images = datasets.load("omniglot", DATA)
     assert images.images.shape == (32460, 1, 28, 28)
     assert len(images.class_names) == 1623 and images.class_names == sorted(images.class_names)
@@ -667,6 +679,19 @@ def test_omniglot_is_whole():
     # Which zip the pictures came in does not matter, their pixels do: the same on every machine.
     assert images.fingerprint == "d868f4cfa176b1f691c0d0eaf8a9450277510ccc99ee9f7bef52974589541567"
     assert images.class_names[0] == "Alphabet_of_the_Magi/character01"
+
+
+@needs_omniglot
+def test_omniglot_with_rotations_as_classes(decoded_once, monkeypatch):
+    monkeypatch.setenv("NCBOOK_DATA", DATA)
+    found, plain = datasets.load("omniglot", protocol="vinyals"), datasets.load("omniglot")
+    assert [len(found.official[kind]) for kind in KINDS] == [4112, 688, 1692]
+    assert found.images.shape == (4 * 32460, 1, 28, 28) and len(found.class_names) == 6492
+    label = found.class_names.index(f"{plain.class_names[7]}/rot090")
+    turned = found.images[found.labels == label]
+    assert torch.equal(turned, torch.rot90(plain.images[plain.labels == 7], 1, dims=(2, 3)))
+    with pytest.raises(ValueError, match="protocol='snell'"):
+        datasets.load("omniglot", protocol="snell")
 
 
 @pytest.mark.parametrize("name", catalog.DATASETS)

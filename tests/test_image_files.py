@@ -774,19 +774,6 @@ def test_the_jpeg_copy_of_cifar10(monkeypatch):
         assert datasets.load("cifar10").fingerprint == found.fingerprint  # from the cache
 
 
-@pytest.mark.skipif(not DATA or not (Path(DATA) / "omniglot").is_dir(), reason="NCBOOK_DATA has no omniglot")
-def test_omniglot_with_rotations_as_classes(monkeypatch):
-    monkeypatch.setenv("NCBOOK_DATA", DATA)
-    found, plain = datasets.load("omniglot", protocol="vinyals"), datasets.load("omniglot")
-    assert [len(found.official[kind]) for kind in KINDS] == [4112, 688, 1692]
-    assert found.images.shape == (4 * 32460, 1, 28, 28) and len(found.class_names) == 6492
-    label = found.class_names.index(f"{plain.class_names[7]}/rot090")
-    turned = found.images[found.labels == label]
-    assert torch.equal(turned, torch.rot90(plain.images[plain.labels == 7], 1, dims=(2, 3)))
-    with pytest.raises(ValueError, match="protocol='snell'"):
-        datasets.load("omniglot", protocol="snell")
-
-
 def anonymous_memory(code, **environment):
     """Megabytes of its own memory a process ends with, and what it prints."""
     code += "\nprint([int(l.split()[1]) // 1000 for l in open('/proc/self/status') if l.startswith('RssAnon')][0])"

@@ -21,19 +21,8 @@ from ncbook.claims import (  # noqa: F401  (they register their claims)
     tables,
 )
 from ncbook.claims._ledger import VERDICT, described, ledger, record, shown
-from ncbook.claims._registry import (
-    CLAIMS,
-    FAILS,
-    FINDING,
-    HOLDS,
-    OPEN,
-    TABLE,
-    THEOREM,
-    Claim,
-    Verdict,
-    mean_interval,
-    spearman,
-)
+from ncbook.claims._registry import CLAIMS, FAILS, FINDING, HOLDS, OPEN, TABLE, THEOREM, Claim, Verdict
+from ncbook.claims._statistics import mean_interval, spearman
 from ncbook.claims.curves import final, first, series
 from ncbook.claims.networks import trained
 

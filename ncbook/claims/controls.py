@@ -7,15 +7,16 @@ Over histories of runs with columns that tell the networks apart (``control``, `
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import OPEN, Verdict, above_zero, claim, together, trend
+from ncbook.claims._registry import OPEN, Verdict, claim
+from ncbook.claims._statistics import above_zero, together, trend
 
-F3 = {  # panel -> (split, metric, +1 where it rises with l, statement); CDNV de-biased: m differs between networks
-    "source_cdnv_rises": ("source_train", "cdnv_debiased", +1, "larger CDNV of the training samples, F3 (a)"),
-    "test_cdnv_rises": ("source_test", "cdnv_debiased", +1, "larger CDNV of unseen samples, F3 (b)"),
-    "novel_cdnv_falls": ("novel", "cdnv_debiased", -1, "smaller CDNV of new classes, F3 (c)"),
-    "error_falls": ("novel", "accuracy_5shot", +1, "smaller 5-shot error on new classes, F3 (d)"),
+F3 = {  # panel -> (split, metric, +1 where it rises with l); CDNV de-biased: m differs between networks
+    "source_cdnv_rises": ("source_train", "cdnv_debiased", +1),
+    "test_cdnv_rises": ("source_test", "cdnv_debiased", +1),
+    "novel_cdnv_falls": ("novel", "cdnv_debiased", -1),
+    "error_falls": ("novel", "accuracy_5shot", +1),
 }
-CONTROLS = {"equal accuracy": "trained to the same training accuracy", "equal budget": "with as many training images"}
+CONTROLS = ("equal accuracy", "equal budget")
 
 
 def final_values(table: pd.DataFrame, split: str, metric: str, keys: list[str]) -> pd.Series:
@@ -37,44 +38,33 @@ def _trend(values: pd.Series, sign: int, what: str) -> Verdict:
     return trend(values.index.get_level_values(0), values, sign, what, block=values.index.get_level_values(1))
 
 
-def _over_classes(control: str, split: str, metric: str, sign: int):
-    def check(table):
-        part = table[table["control"] == control] if "control" in table else table.iloc[:0]
-        values = final_values(part, split, metric, ["n_source", "repeat"])
-        if "fitted" in part and not part["fitted"].all():
-            return Verdict(OPEN, "not every network reached the accuracy", n=len(values))
-        return _trend(values, sign, "l, 5-shot accuracy" if "accuracy" in metric else "l, de-biased CDNV")
-
-    return check
+def _over_classes(table, control: str, split: str, metric: str, sign: int):
+    part = table[table["control"] == control] if "control" in table else table.iloc[:0]
+    values = final_values(part, split, metric, ["n_source", "repeat"])
+    if "fitted" in part and not part["fitted"].all():
+        return Verdict(OPEN, "not every network reached the accuracy", n=len(values))
+    return _trend(values, sign, "l, 5-shot accuracy" if "accuracy" in metric else "l, de-biased CDNV")
 
 
-for _control, _how in CONTROLS.items():
-    for _name, (_split, _metric, _sign, _what) in F3.items():
-        claim(
-            f"{_name}_at_{_control.replace(' ', '_')}", f"More source classes, {_how}: {_what}", "control of deck F3",
-            fails_if="the trend over networks is the opposite one, one-sided p ≤ 0.025, permuted within draws",
-        )(_over_classes(_control, _split, _metric, _sign))  # fmt: skip
-
-_NEW_SAMPLES = "deck, new samples: o_m(1)"
+for _control in CONTROLS:
+    for _name, (_split, _metric, _sign) in F3.items():
+        _options = dict(control=_control, split=_split, metric=_metric, sign=_sign)
+        claim(f"{_name}_at_{_control.replace(' ', '_')}", **_options)(_over_classes)
 
 
-@claim("gap_falls_with_m", "More training samples per class: a smaller gap of CDNV to unseen samples", _NEW_SAMPLES,
-       fails_if="the gap rises with m over networks, one-sided p ≤ 0.025, permuted within draws")  # fmt: skip
+@claim("gap_falls_with_m")
 def _gap_falls(table):
     return _trend(gaps(table), -1, "m, gap of de-biased CDNV")
 
 
-@claim("gap_remains", "At the largest number of samples per class a gap of CDNV is left", _NEW_SAMPLES,
-       fails_if="the interval over networks of the gap at the largest m lies below 0")  # fmt: skip
+@claim("gap_remains")
 def _gap_remains(table):
     m = gaps(table).unstack("repeat")
     last = m.iloc[-1] if len(m) and np.isfinite(m).all(axis=None) else []
     return above_zero(last, +1, "gap at the largest m")
 
 
-@claim("gap_falls_as_root_m", "The gap falls with m as fast as 1/√m or faster: gap ~ m^-a with a ≥ 1/2",
-       f"{_NEW_SAMPLES}; the rate of uniform bounds",
-       fails_if="the interval of a over series of networks lies below 1/2")  # fmt: skip
+@claim("gap_falls_as_root_m")
 def _gap_rate(table):
     gap = gaps(table).unstack("repeat")  # [m, repeats]: a series of networks per column
     if len(gap) < 2 or not (np.isfinite(gap) & (gap > 0)).all(axis=None):
@@ -84,38 +74,25 @@ def _gap_rate(table):
     return found._replace(statistic=found.statistic + 0.5, low=found.low + 0.5, high=found.high + 0.5)
 
 
-def _over_directions(column: str, sign: int, other):
+def _over_directions(table, column: str, sign: int, other):
     """Paired per network: ``column`` of (trained, tested on another) minus what ``other(column, a, b)`` names."""
-
-    def check(table):
-        if column not in table or "trained" not in table:
-            return Verdict(OPEN, f"{column} was not measured on another distribution")
-        wide = table.set_index(["trained", "tested", "repeat"])[["error", "cdnv", "untrained"]].unstack("repeat")
-        found = {}
-        for a, b in wide.index[[a != b for a, b in wide.index]]:
-            row, against = other(column, a, b)
-            found[f"{a} → {b}"] = above_zero(wide.loc[(a, b), column] - wide.loc[row, against], sign, "", parts=2)
-        if not found:
-            return Verdict(OPEN, "one distribution only")
-        least = min(found.values(), key=lambda one: sign * one.statistic)
-        verdict = together([one.verdict for one in found.values()])
-        return least._replace(verdict=verdict, numbers="; ".join(f"{k}:{one.numbers}" for k, one in found.items()))
-
-    return check
+    wide = table.set_index(["trained", "tested", "repeat"])[["error", "cdnv", "untrained"]].unstack("repeat")
+    found = {}
+    for a, b in wide.index[[a != b for a, b in wide.index]]:
+        row, against = other(column, a, b)
+        found[f"{a} → {b}"] = above_zero(wide.loc[(a, b), column] - wide.loc[row, against], sign, "", parts=2)
+    if not found:
+        return Verdict(OPEN, "one distribution only")
+    least = min(found.values(), key=lambda one: sign * one.statistic)
+    verdict = together([one.verdict for one in found.values()])
+    return least._replace(verdict=verdict, numbers="; ".join(f"{k}:{one.numbers}" for k, one in found.items()))
 
 
-_SAME = "On the same new classes, a network trained on another distribution has a"
-for _name, _statement, _column, _sign, _other in (
-    ("other_distribution_costs", "New classes of another distribution have a larger 5-shot error than its own",
-     "error", +1, lambda column, a, b: ((a, a), column)),
-    ("training_elsewhere_costs", f"{_SAME} larger 5-shot error than one trained on theirs",
-     "error", +1, lambda column, a, b: ((b, b), column)),
-    ("training_elsewhere_costs_cdnv", f"{_SAME} larger CDNV than one trained on theirs",
-     "cdnv", +1, lambda column, a, b: ((b, b), column)),
-    ("training_elsewhere_helps", f"{_SAME} smaller 5-shot error than before training",
-     "error", -1, lambda column, a, b: ((a, b), "untrained")),
-):  # fmt: skip
-    claim(
-        _name, f"{_statement}, in every direction", "deck: arbitrary tasks do not transfer",
-        fails_if="in one direction the interval of the paired difference lies on the other side of 0",
-    )(_over_directions(_column, _sign, _other))  # fmt: skip
+for _name, _column, _sign, _other in (
+    ("other_distribution_costs", "error", +1, lambda column, a, b: ((a, a), column)),
+    ("training_elsewhere_costs", "error", +1, lambda column, a, b: ((b, b), column)),
+    ("training_elsewhere_costs_cdnv", "cdnv", +1, lambda column, a, b: ((b, b), column)),
+    ("training_elsewhere_helps", "error", -1, lambda column, a, b: ((a, b), "untrained")),
+):
+    _missing = f"{_column} was not measured on another distribution"
+    claim(_name, {_column, "trained"}, _missing, column=_column, sign=_sign, other=_other)(_over_directions)

@@ -8,22 +8,14 @@ over repeats, and trends with the number of source classes are permuted within t
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import (
-    FAILS,
-    FEWEST,
-    HOLDS,
-    OPEN,
-    Verdict,
-    above_zero,
-    all_of,
-    by_draw,
-    claim,
-    log_ratio,
-    spearman,
-    trend,
-)
+from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, claim
+from ncbook.claims._statistics import FEWEST, above_zero, all_of, by_draw, log_ratio, spearman, trend
 
 NETWORK = ["n_source", "repeat"]
+_NC = ("nc1", "nc2", "nc3", "nc4")
+# Splits have different numbers of samples per class, so they are compared by the de-biased CDNV.
+_DEBIASED = "cdnv_debiased_mean"
+_CDNV, _ACCURACY = ("novel", "cdnv"), ("novel", "accuracy_5shot")
 RISE = 0.1  # above its lowest value, relative, up to which a curve counts as being at its lowest
 
 
@@ -56,13 +48,20 @@ def _missing(table: pd.DataFrame, *wanted: tuple[str, str]) -> Verdict | None:
     return None
 
 
+def _claim(claimed: str, *wanted: tuple[str, str], **options):
+    """Register the check below, of tables that have these (split, metric), finite at the end."""
+
+    def register(check):
+        claim(claimed)(lambda table: _missing(table, *wanted) or check(table, **options))
+        return check
+
+    return register
+
+
 def _falls(table: pd.DataFrame, split: str, parts: int = 1) -> Verdict:
     """Final CDNV over the one before training, below 1."""
     ends = final(table, split, "cdnv"), first(table, split, "cdnv")
     return log_ratio(*ends, -1, f"{split} CDNV, final / initial:", parts)
-
-
-INITIAL = "the interval of final / initial CDNV over draws lies above 1"
 
 
 def _fitted(table: pd.DataFrame) -> str:
@@ -74,15 +73,8 @@ def _fitted(table: pd.DataFrame) -> str:
     return f"; training accuracy {ends}"
 
 
-@claim(
-    "train_cdnv_falls",
-    "CDNV of the training samples falls over training and is at its lowest in the end",
-    "deck F1, F3 (a)",
-    fails_if=f"{INITIAL}, or a network ends more than 10 % above its lowest value",
-)
+@_claim("train_cdnv_falls", ("source_train", "cdnv"))
 def _train_cdnv_falls(table):
-    if missing := _missing(table, ("source_train", "cdnv")):
-        return missing
     rows = series(table, "source_train", "cdnv")
     if rows.groupby(NETWORK).size().min() < FEWEST:
         return Verdict(OPEN, f"fewer than {FEWEST} measured epochs in a run")
@@ -95,52 +87,29 @@ def _train_cdnv_falls(table):
     return all_of(falls, Verdict(HOLDS if above.max() <= RISE else FAILS, text))
 
 
-@claim(
-    "train_nc_falls",
-    "NC1, NC2, NC3 and NC4 of the training samples are smaller in the end than before training",
-    "Papyan et al. 2020",
-    fails_if="the interval of one of the four differences, over draws and for all four at once, lies above 0",
-)
+@_claim("train_nc_falls", *(("source_train", metric) for metric in _NC))
 def _train_nc_falls(table):
     parts = []
-    for metric in ("nc1", "nc2", "nc3", "nc4"):
-        if missing := _missing(table, ("source_train", metric)):
-            return missing
+    for metric in _NC:
         begin, end = first(table, "source_train", metric), final(table, "source_train", metric)
         what = f"{metric} {begin.mean():.2g} → {end.mean():.2g}, difference"
-        parts.append(above_zero(by_draw(end - begin), -1, what, parts=4))
+        parts.append(above_zero(by_draw(end - begin), -1, what, parts=len(_NC)))
     return all_of(*parts)
 
 
-@claim(
-    "new_samples",
-    "Unseen samples of the source classes collapse too, less than the training ones",
-    "deck F3 (b); less: Hui, Belkin & Nakkiran 2022",
-    fails_if=f"{INITIAL}, or that of their de-biased CDNV over the training samples' lies below 1",
-)
-def _new_samples(table):
-    # The two sides have different numbers of samples per class, so the order is judged on the de-biased CDNV.
-    debiased = "cdnv_debiased_mean"
-    if missing := _missing(table, ("source_train", debiased), ("source_test", debiased), ("source_test", "cdnv")):
-        return missing
-    train, test = final(table, "source_train", debiased), final(table, "source_test", debiased)
-    what = f"de-biased CDNV {train.mean():.3f} (train), {test.mean():.3f} (test), ratio"
-    return all_of(log_ratio(test, train, 1, what, parts=2), _falls(table, "source_test", parts=2))
+def _collapse_less(table, split: str, name: str, than: str, than_name: str):
+    """Two statements: the CDNV of a split falls, and ends above that of another split."""
+    less, more = final(table, than, _DEBIASED), final(table, split, _DEBIASED)
+    what = f"de-biased CDNV {less.mean():.3f} ({than_name}), {more.mean():.3f} ({name}), ratio"
+    return all_of(log_ratio(more, less, 1, what, parts=2), _falls(table, split, parts=2))
 
 
-@claim(
-    "new_classes",
-    "New classes collapse too, less than unseen samples of the source classes",
-    "deck F3 (c)",
-    fails_if=f"{INITIAL}, or that of their de-biased CDNV over the unseen source samples' lies below 1",
-)
-def _new_classes(table):
-    debiased = "cdnv_debiased_mean"  # 20 samples per class against 5
-    if missing := _missing(table, ("source_test", debiased), ("novel", debiased), ("novel", "cdnv")):
-        return missing
-    test, novel = final(table, "source_test", debiased), final(table, "novel", debiased)
-    what = f"de-biased CDNV {test.mean():.3f} (test), {novel.mean():.3f} (novel), ratio"
-    return all_of(log_ratio(novel, test, 1, what, parts=2), _falls(table, "novel", parts=2))
+for _name, _split, _split_name, _than, _than_name in (
+    ("new_samples", "source_test", "test", "source_train", "train"),
+    ("new_classes", "novel", "novel", "source_test", "test"),
+):
+    _wanted = (_than, _DEBIASED), (_split, _DEBIASED), (_split, "cdnv")
+    _claim(_name, *_wanted, split=_split, name=_split_name, than=_than, than_name=_than_name)(_collapse_less)
 
 
 def _against_l(table: pd.DataFrame, values: pd.Series, sign: int, what: str) -> Verdict:
@@ -152,38 +121,17 @@ def _against_l(table: pd.DataFrame, values: pd.Series, sign: int, what: str) -> 
     return found._replace(numbers=f"{what} {ends}; {found.numbers}{_fitted(table)}")
 
 
-def _over_classes(metric: str, sign: int, what: str):
-    def check(table):
-        return _missing(table, ("novel", metric)) or _against_l(table, final(table, "novel", metric), sign, what)
-
-    return check
+def _over_classes(table: pd.DataFrame, number: tuple[str, str], sign: int, what: str) -> Verdict:
+    return _against_l(table, final(table, *number), sign, what)
 
 
-claim(
-    "novel_cdnv_falls_with_l",
-    "More source classes (equal steps): smaller CDNV of new classes",
-    "deck F3 (c)",
-    fails_if="the final CDNV of new classes rises with l (one-sided p ≤ 0.025, permuted within draws)",
-)(_over_classes("cdnv", -1, "novel CDNV"))
-claim(
-    "accuracy_rises_with_l",
-    "More source classes (equal steps): better 5-shot accuracy on new classes",
-    "deck F3 (d)",
-    fails_if="the final 5-shot accuracy falls with l (one-sided p ≤ 0.025, permuted within draws)",
-)(_over_classes("accuracy_5shot", 1, "5-shot accuracy"))
+_claim("novel_cdnv_falls_with_l", _CDNV, number=_CDNV, sign=-1, what="novel CDNV")(_over_classes)
+_claim("accuracy_rises_with_l", _ACCURACY, number=_ACCURACY, sign=1, what="5-shot accuracy")(_over_classes)
 
 
-@claim(
-    "gap_shrinks_with_l",
-    "More source classes (equal steps): new classes come closer to unseen samples of the source classes",
-    "deck F3 (b), (c)",
-    fails_if="the difference of de-biased CDNV rises with l (one-sided p ≤ 0.025, permuted within draws)",
-)
+@_claim("gap_shrinks_with_l", ("source_test", _DEBIASED), ("novel", _DEBIASED))
 def _gap_shrinks(table):
-    debiased = "cdnv_debiased_mean"
-    if missing := _missing(table, ("source_test", debiased), ("novel", debiased)):
-        return missing
-    test, novel = final(table, "source_test", debiased), final(table, "novel", debiased)
+    test, novel = final(table, "source_test", _DEBIASED), final(table, "novel", _DEBIASED)
     found = _against_l(table, novel - test, -1, "gap of de-biased CDNV")
     closing, rising = (
         means.iloc[-1] - means.iloc[0]
@@ -196,47 +144,23 @@ def _gap_shrinks(table):
 
 def _final_trend(table: pd.DataFrame, number: tuple[str, str], sign: int, what: str) -> Verdict:
     """Trend of the final 5-shot accuracy with another final number; a network that has one of them only is missing."""
-    both = pd.concat([final(table, *number), final(table, "novel", "accuracy_5shot")], axis=1)
+    both = pd.concat([final(table, *number), final(table, *_ACCURACY)], axis=1)
     return trend(*both.to_numpy().T, sign, what, block=both.index.get_level_values("repeat"))
 
 
-@claim(
-    "accuracy_follows_cdnv",
-    "Over trained networks: the smaller the CDNV of new classes, the better the 5-shot accuracy",
-    "deck F3 (c), (d)",
-    fails_if="accuracy rises with CDNV over final networks (one-sided p ≤ 0.025, permuted within draws)",
-)
-def _accuracy_follows(table):
-    if missing := _missing(table, ("novel", "cdnv"), ("novel", "accuracy_5shot")):
-        return missing
-    return _final_trend(table, ("novel", "cdnv"), -1, "final novel CDNV, 5-shot accuracy")
+for _name, _number, _sign, _what in (
+    ("accuracy_follows_cdnv", _CDNV, -1, "final novel CDNV, 5-shot accuracy"),
+    ("source_collapse_is_not_transfer", ("source_train", "cdnv"), 1, "source-train CDNV, 5-shot accuracy"),
+):
+    _claim(_name, _number, _ACCURACY, number=_number, sign=_sign, what=_what)(_final_trend)
 
 
-@claim(
-    "accuracy_follows_cdnv_within_a_run",
-    "Within a run, over the second half of its epochs: 5-shot accuracy rises as the CDNV of new classes falls",
-    "the same, over epochs (control)",
-    fails_if="the interval over draws of the rank correlation over epochs, averaged over a draw's networks, is above 0",
-)
+@_claim("accuracy_follows_cdnv_within_a_run", _CDNV, _ACCURACY)
 def _accuracy_follows_within(table):
-    if missing := _missing(table, ("novel", "cdnv"), ("novel", "accuracy_5shot")):
-        return missing
-    both = series(table, "novel", "cdnv").merge(series(table, "novel", "accuracy_5shot"), on=[*NETWORK, "epoch"])
+    both = series(table, *_CDNV).merge(series(table, *_ACCURACY), on=[*NETWORK, "epoch"])
     both = both[both["epoch"] >= both.groupby(NETWORK)["epoch"].transform("max") / 2]  # at first all improve
     if both.groupby(NETWORK).size().min() < FEWEST:
         return Verdict(OPEN, f"fewer than {FEWEST} measured epochs in the second half of a run")
     rhos = both.groupby(NETWORK).apply(lambda run: spearman(run["value_x"], run["value_y"]), include_groups=False)
     found = above_zero(by_draw(rhos), -1, "Spearman(novel CDNV, accuracy) over epochs, mean")
     return found._replace(numbers=f"{found.numbers}; from {rhos.min():+.2f} to {rhos.max():+.2f} in a network")
-
-
-@claim(
-    "source_collapse_is_not_transfer",
-    "What collapses most on its own training samples does not transfer best: 5-shot accuracy rises with their CDNV",
-    "Kornblith et al. 2021 (other networks and data); deck F3 (a), (d)",
-    fails_if="accuracy falls with the CDNV of training samples (one-sided p ≤ 0.025, permuted within draws)",
-)
-def _source_collapse(table):
-    if missing := _missing(table, ("source_train", "cdnv"), ("novel", "accuracy_5shot")):
-        return missing
-    return _final_trend(table, ("source_train", "cdnv"), 1, "source-train CDNV, 5-shot accuracy")

@@ -13,29 +13,14 @@ and, against all orders of the kinds, for their means.
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import (
-    FAILS,
-    HOLDS,
-    OPEN,
-    Verdict,
-    above_zero,
-    all_of,
-    claim,
-    mean_interval,
-    side,
-    spearman,
-    together,
-    trend,
-)
+from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, claim
+from ncbook.claims._statistics import above_zero, all_of, mean_interval, shown, side, spearman, together, trend
 
-SLIDES = "slides, open question: better transferability by explicitly enforcing neural collapse?"
-THEORY = "slides, new classes: small CDNV there, small few-shot error"
-QUESTION = "asked by neither work"
 SPLITS = ("source_train", "source_test", "novel")
 NEEDED = {"kind", "against", "enforces", "strength", "repeat", "error"}
 NEEDED |= {f"{metric}_{split}" for metric in ("cdnv", "directional") for split in SPLITS}
 FEWEST_KINDS = 4
-NONE = Verdict(OPEN, "no table of kinds")
+NONE, FEW = "no table of kinds", "fewer than four kinds"
 
 
 def paired(table: pd.DataFrame, column: str, *, log: bool = False) -> pd.DataFrame:
@@ -59,8 +44,6 @@ def paired(table: pd.DataFrame, column: str, *, log: bool = False) -> pd.DataFra
 
 def _differences(table: pd.DataFrame, column: str, log: bool) -> pd.DataFrame | None:
     """Of the kinds that enforce collapse, if they can be judged."""
-    if not set(table) >= NEEDED:
-        return None
     kinds = table.loc[table["enforces"].astype(bool), "kind"].unique()
     found = paired(table, column, log=log)
     found = found[[kind for kind in found if kind in kinds]]
@@ -69,72 +52,63 @@ def _differences(table: pd.DataFrame, column: str, log: bool) -> pd.DataFrame | 
 
 def _text(found: pd.DataFrame, log: bool) -> str:
     """Mean of every kind with its interval, as a factor if of logarithms."""
-    parts = []
-    for kind, values in found.items():
-        mean, low, high = mean_interval(values)
-        if log:
-            parts.append(f"{kind} × {np.exp(mean):.2f} ({np.exp(low):.2f} … {np.exp(high):.2f})")
-        else:
-            parts.append(f"{kind} {mean:+.3f} ({low:+.3f} … {high:+.3f})")
+    words = "× {:.2f} ({:.2f} … {:.2f})".format if log else shown
+    intervals = {kind: np.array(mean_interval(values)) for kind, values in found.items()}
+    parts = [f"{kind} {words(*(np.exp(ends) if log else ends))}" for kind, ends in intervals.items()]
     return "; ".join(parts) + f"; n = {len(found)} draws"
 
 
-def _each(column: str, *, log: bool):
+def _each(table, column: str, log: bool):
     """Every kind that enforces collapse lowers the column, on average over draws."""
-
-    def check(table):
-        if (found := _differences(table, column, log)) is None:
-            return NONE
-        sides = [side(found[kind], -1, parts=len(found.columns)) for kind in found]
-        return Verdict(together(sides), _text(found, log), n=len(found))
-
-    return check
+    if (found := _differences(table, column, log)) is None:
+        return Verdict(OPEN, NONE)
+    sides = [side(found[kind], -1, parts=len(found.columns)) for kind in found]
+    return Verdict(together(sides), _text(found, log), n=len(found))
 
 
-FAILS_EACH = "one of these kinds raises it on average over draws, beyond an interval that holds for all at once"
-
-for _name, _column, _words, _source in (
-    ("enforcing_lowers_source_cdnv", "cdnv_source_train", "CDNV on the training samples", QUESTION),
-    ("enforcing_lowers_new_class_cdnv", "cdnv_novel", "CDNV on new classes", QUESTION),
-    ("enforcing_lowers_new_class_directional", "directional_novel", "directional CDNV on new classes", QUESTION),
-    ("enforcing_always_helps_transfer", "error", "5-shot error on new classes", SLIDES),
-):
-    _text_of = f"Every kind of training that asks for collapse has a smaller {_words} than the same training without it"
-    claim(_name, _text_of, _source, fails_if=FAILS_EACH)(_each(_column, log=_column != "error"))
+for _name, _column in {
+    "enforcing_lowers_source_cdnv": "cdnv_source_train",
+    "enforcing_lowers_new_class_cdnv": "cdnv_novel",
+    "enforcing_lowers_new_class_directional": "directional_novel",
+    "enforcing_always_helps_transfer": "error",
+}.items():
+    claim(_name, NEEDED, NONE, column=_column, log=_column != "error")(_each)
 
 
-@claim("enforcing_can_help_transfer",
-       "Some kind of training that asks for collapse has a smaller 5-shot error on new classes than the same training "
-       "without it", SLIDES, fails_if="every such kind raises the error, each beyond its interval")  # fmt: skip
+@claim("enforcing_can_help_transfer", NEEDED, NONE)
 def _some(table):
     if (found := _differences(table, "error", False)) is None:
-        return NONE
+        return Verdict(OPEN, NONE)
     lowest = [mean_interval(found[kind], len(found.columns))[2] < 0 for kind in found]  # the best of many by luck
     raised = [mean_interval(found[kind])[1] > 0 for kind in found]
     verdict = HOLDS if any(lowest) else FAILS if all(raised) else OPEN
     return Verdict(verdict, _text(found, False), n=len(found))
 
 
-def _strengths(column: str, sign: int, what: str):
-    def check(table):
-        if not set(table) >= NEEDED:
-            return NONE
-        rows = table[table["strength"].notna()]
-        if rows["strength"].nunique() < 3:
-            return Verdict(OPEN, "fewer than three strengths of the penalty")
-        return trend(rows["strength"], rows[column], sign, what, rows["repeat"])
-
-    return check
+def _strengths(table, column: str, what: str):
+    rows = table[table["strength"].notna()]
+    if rows["strength"].nunique() < 3:
+        return Verdict(OPEN, "fewer than three strengths of the penalty")
+    return trend(rows["strength"], rows[column], -1, what, rows["repeat"])
 
 
-claim("penalty_lowers_source_cdnv",
-      "The stronger the penalty on the CDNV, the smaller the CDNV of the training samples", QUESTION,
-      fails_if="a rank correlation within draws that permutations show to be positive")(
-    _strengths("cdnv_source_train", -1, "strength, source CDNV"))  # fmt: skip
-claim("penalty_lowers_new_class_error",
-      "The stronger the penalty on the CDNV of source classes, the smaller the 5-shot error on new classes", SLIDES,
-      fails_if="a rank correlation within draws that permutations show to be positive")(
-    _strengths("error", -1, "strength, error"))  # fmt: skip
+for _name, _column, _what in (
+    ("penalty_lowers_source_cdnv", "cdnv_source_train", "strength, source CDNV"),
+    ("penalty_lowers_new_class_error", "error", "strength, error"),
+):
+    claim(_name, NEEDED, NONE, column=_column, what=_what)(_strengths)
+
+
+def _across_kinds(name: str, **options):
+    """Register a check of a table with at least four kinds."""
+
+    def register(check):
+        few = Verdict(OPEN, FEW)
+        claim(name, NEEDED, FEW)(
+            lambda table: few if table["kind"].nunique() < FEWEST_KINDS else check(table, **options)
+        )
+
+    return register
 
 
 def correlations(table: pd.DataFrame, x: str, y: str = "error") -> pd.Series:
@@ -143,69 +117,38 @@ def correlations(table: pd.DataFrame, x: str, y: str = "error") -> pd.Series:
     return pd.Series(found, dtype=float).round(12)
 
 
-def _across(x: str, y: str, what: str):
+def _across(table, x: str, y: str, what: str):
     """Over kinds, y rises with x: on average over draws, and for the kinds' means."""
-
-    def check(table):
-        if not set(table) >= NEEDED or table["kind"].nunique() < FEWEST_KINDS:
-            return Verdict(OPEN, "fewer than four kinds")
-        if not np.isfinite(table[[x, y]]).all(axis=None):
-            return Verdict(OPEN, f"{what}: not finite for every network", n=len(table))
-        means = table.groupby("kind")[[x, y]].mean()
-        return all_of(
-            above_zero(correlations(table, x, y), 1, f"rank correlation over kinds, {what},"),
-            trend(means[x], means[y], 1, f"{what}, means of the kinds")._replace(n=len(means)),
-        )
-
-    return check
-
-
-FAILS_ACROSS = (
-    "the mean over draws of the rank correlation over kinds is below 0 beyond its interval, "
-    "or that of the kinds' means is negative against permutations"
-)
-for _name, _x, _y, _statement, _source in (
-    ("source_cdnv_carries_over", "cdnv_source_train", "cdnv_novel",
-     "The smaller the CDNV of the training samples, the smaller that of new classes", QUESTION),
-    ("train_cdnv_foretells_transfer", "cdnv_source_train", "error",
-     "The 5-shot error on new classes rises with the CDNV of the training samples", SLIDES),
-    ("held_out_cdnv_foretells_transfer", "cdnv_source_test", "error",
-     "The 5-shot error on new classes rises with the CDNV of unseen samples of the source classes", QUESTION),
-    ("held_out_directional_foretells_transfer", "directional_source_test", "error",
-     "The 5-shot error on new classes rises with the directional CDNV of unseen samples of the source classes",
-     QUESTION),
-    ("error_follows_new_class_cdnv", "cdnv_novel", "error",
-     "The 5-shot error on new classes rises with their CDNV", THEORY),
-    ("error_follows_new_class_directional", "directional_novel", "error",
-     "The 5-shot error on new classes rises with their directional CDNV", THEORY),
-):  # fmt: skip
-    claim(_name, f"Across kinds of training: {_statement[0].lower()}{_statement[1:]}", _source, fails_if=FAILS_ACROSS)(
-        _across(_x, _y, f"{_x} and {_y}")
+    if not np.isfinite(table[[x, y]]).all(axis=None):
+        return Verdict(OPEN, f"{what}: not finite for every network", n=len(table))
+    means = table.groupby("kind")[[x, y]].mean()
+    return all_of(
+        above_zero(correlations(table, x, y), 1, f"rank correlation over kinds, {what},"),
+        trend(means[x], means[y], 1, f"{what}, means of the kinds")._replace(n=len(means)),
     )
 
 
-def _better(first: str, second: str, what: str):
+for _name, _x, _y in (
+    ("source_cdnv_carries_over", "cdnv_source_train", "cdnv_novel"),
+    ("train_cdnv_foretells_transfer", "cdnv_source_train", "error"),
+    ("held_out_cdnv_foretells_transfer", "cdnv_source_test", "error"),
+    ("held_out_directional_foretells_transfer", "directional_source_test", "error"),
+    ("error_follows_new_class_cdnv", "cdnv_novel", "error"),
+    ("error_follows_new_class_directional", "directional_novel", "error"),
+):
+    _across_kinds(_name, x=_x, y=_y, what=f"{_x} and {_y}")(_across)
+
+
+def _better(table, first: str, second: str, what: str):
     """The first orders kinds by their error better than the second."""
-
-    def check(table):
-        if not set(table) >= NEEDED or table["kind"].nunique() < FEWEST_KINDS:
-            return Verdict(OPEN, "fewer than four kinds")
-        return above_zero(correlations(table, first) - correlations(table, second), 1, what)
-
-    return check
+    return above_zero(correlations(table, first) - correlations(table, second), 1, what)
 
 
-for _name, _first, _second, _statement, _what in (
-    ("directional_orders_kinds_better", "directional_novel", "cdnv_novel",
-     "Across kinds of training, directional CDNV of new classes orders their 5-shot errors better than CDNV",
-     "directional less plain CDNV"),
-    ("held_out_orders_kinds_better", "cdnv_source_test", "cdnv_source_train",
-     "Across kinds of training, CDNV of unseen samples of source classes orders 5-shot errors on new classes better "
-     "than that of training samples", "unseen less training samples"),
-):  # fmt: skip
-    claim(_name, _statement, QUESTION,
-          fails_if="a mean difference of the rank correlations over kinds below 0, beyond its interval over draws")(
-        _better(_first, _second, f"rank correlation with the error, {_what},"))  # fmt: skip
+for _name, _first, _second, _what in (
+    ("directional_orders_kinds_better", "directional_novel", "cdnv_novel", "directional less plain CDNV"),
+    ("held_out_orders_kinds_better", "cdnv_source_test", "cdnv_source_train", "unseen less training samples"),
+):
+    _across_kinds(_name, first=_first, second=_second, what=f"rank correlation with the error, {_what},")(_better)
 
 
 def regret(table: pd.DataFrame, column: str) -> pd.Series:
@@ -220,47 +163,25 @@ def regret(table: pd.DataFrame, column: str) -> pd.Series:
     return pd.Series({r: rows.loc[rows[column].idxmin(), "error"] - rows["error"].min() for r, rows in draws})
 
 
-@claim("least_held_out_cdnv_beats_plain",
-       "The kind of training with the smallest CDNV on unseen samples of source classes has a smaller 5-shot error on "
-       "new classes than plain training", QUESTION,
-       fails_if="the error of the kind so chosen, less that of the plain one, is above 0, by its interval")  # fmt: skip
+@_across_kinds("least_held_out_cdnv_beats_plain")
 def _selected(table):
-    if not set(table) >= NEEDED or table["kind"].nunique() < FEWEST_KINDS:
-        return Verdict(OPEN, "fewer than four kinds")
     plain = table["kind"].iloc[0]
     errors = table[table["kind"] == plain].set_index("repeat")["error"]
     chosen = regret(table, "cdnv_source_test") + table.groupby("repeat")["error"].min()
     return above_zero(chosen - errors, -1, f"error of the kind with the least held-out CDNV less {plain},")
 
 
-def _one_difference(difference, sign: int, what: str, missing: str):
-    """Of each draw one difference; ``difference`` of the table is None or empty where there is nothing to compare."""
-
-    def check(table):
-        found = difference(table) if set(table) >= NEEDED else None
-        return Verdict(OPEN, missing) if found is None or not len(found) else above_zero(found, sign, what)
-
-    return check
-
-
+@claim("longer_training_hurts_new_classes", NEEDED, "no kind that is trained longer")
 def _longer(table):
-    return paired(table, "error").get("longer")
+    found = paired(table, "error")
+    if "longer" not in found:
+        return Verdict(OPEN, "no kind that is trained longer")
+    return above_zero(found["longer"], 1, "5-shot error, longer less plain,")
 
 
+@claim("projector_keeps_harm_off_features", {*NEEDED, "projected_error"}, "no kind with a projector")
 def _projected(table):
-    if "projected_error" in table:
-        rows = table.dropna(subset="projected_error").set_index("repeat")
-        return rows["projected_error"] - rows["error"]
-
-
-claim("longer_training_hurts_new_classes",
-      "The same training for longer has a larger 5-shot error on new classes",
-      "Hui, Belkin, Nakkiran 2022, of linear probes",
-      fails_if="the error after the longer training, less that after the shorter, is below 0, by its interval")(
-    _one_difference(_longer, 1, "5-shot error, longer less plain,", "no kind that is trained longer"))  # fmt: skip
-claim("projector_keeps_harm_off_features",
-      "Features before the projector that a loss acts behind have a smaller 5-shot error on new classes than after it",
-      "Harun et al. 2025",
-      fails_if="the error after the projector, less that before it, is below 0, by its interval")(
-    _one_difference(_projected, 1, "5-shot error, after less before the projector,", "no kind with a projector")
-)  # fmt: skip
+    rows = table.dropna(subset="projected_error").set_index("repeat")
+    if not len(rows):
+        return Verdict(OPEN, "no kind with a projector")
+    return above_zero(rows["projected_error"] - rows["error"], 1, "5-shot error, after less before the projector,")

@@ -11,14 +11,14 @@ network's dimension. Curves are judged by their mean over the second half of tra
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import FEWEST, OPEN, Verdict, above_zero, all_of, claim, log_ratio, side, together
+from ncbook.claims._registry import OPEN, Verdict, claim
+from ncbook.claims._statistics import FEWEST, above_zero, all_of, log_ratio, side, together
 
 COLUMNS = ["backbone", "repeat", "setting", "epoch", "split", "set", "metric", "value", "ci95", "n"]
 NETWORK = ["backbone", "repeat"]
 ALIKE = 0.1  # relative difference up to which two numbers count as alike
 LEFT = 0.01  # of the value before training: what is smaller counts as complete collapse
 SETS, NC = ("support", "query"), ("nc1", "nc2_normalized")  # NC2 as the report's code has it, and so its figures
-DIFFERENT = "the interval of the factor, over draws, lies on the other side of 1"
 
 
 def _rows(table: pd.DataFrame, metric: str, part: str, split: str, setting: str) -> pd.DataFrame:
@@ -67,13 +67,7 @@ def _each(table: pd.DataFrame, check, of=lambda verdict: abs(verdict.statistic))
     return all_of(*sorted(parts, key=lambda part: -np.nan_to_num(of(part))))
 
 
-@claim(
-    "episodes_nc_plateaus",
-    "NC1 and NC2 of training episodes (mean of both sets) fall and then stay, above zero: no complete collapse",
-    "report, figures 2 and 4",
-    fails_if=f"one rises, changes in the second half by more than {ALIKE:.0%} of its fall, or ends below {LEFT:.0%} of "
-    "its start, each beyond an interval over draws that holds for all at once",
-)
+@claim("episodes_nc_plateaus")
 def _plateaus(table):
     def check(rows, name):
         for metric in NC:
@@ -93,12 +87,7 @@ def _plateaus(table):
     return _each(table, check)
 
 
-@claim(
-    "episodes_support_like_query",
-    "Support and query sets of training episodes collapse alike",
-    "report, section 4.1",
-    fails_if=f"NC1 or NC2 of one differs by more than {ALIKE:.0%}, beyond an interval over draws that holds for all",
-)
+@claim("episodes_support_like_query")
 def _support_like_query(table):
     def check(rows, name):
         for metric in NC:
@@ -110,94 +99,52 @@ def _support_like_query(table):
     return _each(table, check)
 
 
-def _larger(metric: str = "nc1", setting: str = "report", unit: str = "", sets=SETS, sign: int = -1, change=None):
-    """A check of the larger network's value over the smaller's."""
-
-    def check(table):
-        parts, rows = [], table if change is None else change(table)
-        for part in sets:
-            values = _late(rows, metric, part, setting=setting)
-            values = values / _late(rows, unit, part, setting=setting) if unit else values
-            small, large = _small_large(table, values)
-            what = f"{metric} / {unit}" if unit else metric
-            means = f"{small.mean():.3g} and {large.mean():.3g}, " if len(small) else ""
-            parts.append(log_ratio(large, small, sign, f"{part} {what} {means}larger / smaller", len(sets)))
-        return all_of(*parts)
-
-    return check
+def _larger(table, metric: str = "nc1", setting: str = "report", unit: str = "", sets=SETS, change=None):
+    """The larger network's value over the smaller's is below 1."""
+    parts, rows = [], table if change is None else change(table)
+    for part in sets:
+        values = _late(rows, metric, part, setting=setting)
+        values = values / _late(rows, unit, part, setting=setting) if unit else values
+        small, large = _small_large(table, values)
+        what = f"{metric} / {unit}" if unit else metric
+        means = f"{small.mean():.3g} and {large.mean():.3g}, " if len(small) else ""
+        parts.append(log_ratio(large, small, -1, f"{part} {what} {means}larger / smaller", len(sets)))
+    return all_of(*parts)
 
 
-for _name, _statement, _source, _options in [
-    ("larger_collapses_more", "The larger network has the smaller NC1", "report, section 4.2", {}),
-    ("larger_collapses_more_above_noise",
-     "Its NC1 is also smaller in multiples of the NC1 of noise with its own within-class covariance (control)",
-     "THEORY.md, part 5", {"unit": "nc1_floor"}),
-    ("larger_collapses_more_at_equal_dim",
-     "Its NC1 is also smaller when its features are projected to the dimension of the smaller network's (control)",
-     "THEORY.md, part 5", {"setting": "equal_dim"}),
-    ("larger_has_smaller_cdnv", "Its CDNV is smaller, too, which no dimension enters (control)", "THEORY.md, part 5",
-     {"metric": "cdnv"}),
-    ("larger_has_smaller_nc2", "The larger network has the smaller NC2", "report, section 4.2",
-     {"metric": "nc2_normalized"}),
-    ("smaller_is_noisier", "NC1 of the smaller network is noisier: relative to its mean it scatters more over episodes",
-     "report, figure 4", {"sets": ("support",), "change": _spread}),
-    ("smaller_is_noisier_at_equal_dim", "It is also noisier at equal dimension (control)", "THEORY.md, part 5",
-     {"sets": ("support",), "change": _spread, "setting": "equal_dim"}),
-]:  # fmt: skip
-    claim(f"episodes_{_name}", _statement, _source, fails_if=DIFFERENT)(_larger(**_options))
+for _name, _options in {
+    "larger_collapses_more": {},
+    "larger_collapses_more_above_noise": {"unit": "nc1_floor"},
+    "larger_collapses_more_at_equal_dim": {"setting": "equal_dim"},
+    "larger_has_smaller_cdnv": {"metric": "cdnv"},
+    "larger_has_smaller_nc2": {"metric": "nc2_normalized"},
+    "smaller_is_noisier": {"sets": ("support",), "change": _spread},
+    "smaller_is_noisier_at_equal_dim": {"sets": ("support",), "change": _spread, "setting": "equal_dim"},
+}.items():
+    claim(f"episodes_{_name}", **_options)(_larger)
 
 
-def _validation(setting: str):
-    """A check of validation against training episodes, of every network."""
+def _validation(table, setting: str):
+    """Validation against training episodes, of every network."""
 
-    def check(table):
-        def pair(rows, name):
-            for what, sign, values in (("noise", 1, _spread(rows)), ("NC1", -1, rows)):
-                levels = [_late(values, "nc1", "support", split, setting) for split in ("validation", "source_train")]
-                yield log_ratio(*levels, sign, f"{name} {what}, validation / training", 2 * len(_names(table)))
+    def pair(rows, name):
+        for what, sign, values in (("noise", 1, _spread(rows)), ("NC1", -1, rows)):
+            levels = [_late(values, "nc1", "support", split, setting) for split in ("validation", "source_train")]
+            yield log_ratio(*levels, sign, f"{name} {what}, validation / training", 2 * len(_names(table)))
 
-        return _each(table, pair, of=lambda verdict: abs(np.log(verdict.statistic)))
-
-    return check
+    return _each(table, pair, of=lambda verdict: abs(np.log(verdict.statistic)))
 
 
-claim(
-    "episodes_validation_noisier_and_smaller",
-    "On validation classes NC1 is noisier and smaller than on training classes",
-    "report, figures 5 and 6",
-    fails_if="for one network the interval of one factor, over draws and for all at once, lies on the other side of 1",
-)(_validation("report"))
-claim(
-    "episodes_validation_noisier_and_smaller_at_equal_way",
-    "It is also noisier and smaller in evaluation mode with as many classes, shots and queries on both sides (control)",
-    "THEORY.md, part 5",
-    fails_if="for one network the interval of one factor, over draws and for all at once, lies on the other side of 1",
-)(_validation("equal"))
+def _validation_error(table, setting: str):
+    """The smaller network's error on validation episodes against training episodes."""
+    train, validation = (
+        _small_large(table, _late(table, "error", "query", split, setting))[0]
+        for split in ("source_train", "validation")
+    )
+    means = f"{validation.mean():.3g} and {train.mean():.3g}, " if len(train) and len(validation) else ""
+    return above_zero(validation - train, -1, f"validation and training error {means}difference")
 
 
-def _validation_error(setting: str):
-    """A check of the smaller network's error on validation episodes against training episodes."""
-
-    def check(table):
-        train, validation = (
-            _small_large(table, _late(table, "error", "query", split, setting))[0]
-            for split in ("source_train", "validation")
-        )
-        means = f"{validation.mean():.3g} and {train.mean():.3g}, " if len(train) and len(validation) else ""
-        return above_zero(validation - train, -1, f"validation and training error {means}difference")
-
-    return check
-
-
-claim(
-    "episodes_validation_error_smaller",
-    "The validation error of the smaller network stays below its training error",
-    "report, figure 1 (read there as underfitting)",
-    fails_if="the interval of the difference, over draws, lies above 0",
-)(_validation_error("report"))
-claim(
-    "episodes_validation_error_smaller_at_equal_way",
-    "It also stays below with as many classes, shots and queries in evaluation mode on both sides (control)",
-    "THEORY.md, part 5",
-    fails_if="the interval of the difference, over draws, lies above 0",
-)(_validation_error("equal"))
+for _name, _check in (("noisier_and_smaller", _validation), ("error_smaller", _validation_error)):
+    claim(f"episodes_validation_{_name}", setting="report")(_check)
+    claim(f"episodes_validation_{_name}_at_equal_way", setting="equal")(_check)

@@ -9,20 +9,8 @@ with depth are permuted within them. Moments of one run and layers of one networ
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import (
-    FAILS,
-    FEWEST,
-    HOLDS,
-    OPEN,
-    Verdict,
-    above_zero,
-    by_draw,
-    claim,
-    mean_interval,
-    side,
-    together,
-    trend,
-)
+from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, claim
+from ncbook.claims._statistics import FEWEST, above_zero, by_draw, mean_interval, side, together, trend
 from ncbook.layerwise import separation_law
 
 TRAINED = 0.99  # train accuracy above which a network counts as trained
@@ -74,12 +62,7 @@ def _log_change(runs: pd.DataFrame, since: float = 0.0) -> pd.Series:
     return pd.Series(slopes * (epochs[-1] - epochs[late][0]), runs.index)
 
 
-@claim(
-    "deeper_collapses_more",
-    "Deeper networks collapse more: CDNV of the training samples",
-    "deck F1",
-    fails_if="a rank correlation of depth and final CDNV above 0, one-sided p ≤ 0.025, permuted within draws",
-)
+@claim("deeper_collapses_more")
 def _deeper(table):
     (train,), left = _trained_curves(table, ("source_train", "cdnv"))
     if train.empty:
@@ -92,13 +75,7 @@ def _deeper(table):
     return verdict._replace(numbers=f"{ends}; {verdict.numbers}{left}")
 
 
-@claim(
-    "deep_train_cdnv_falls",
-    f"With {DEEP} and more layers the training CDNV, mean over pairs, falls and is at its lowest in the end",
-    "deck F1",
-    fails_if="a straight line through log CDNV over epochs that rises, beyond its interval over draws, or a depth that "
-    "ends more than a factor of 1.1 above its lowest value (geometric means over networks)",
-)
+@claim("deep_train_cdnv_falls")
 def _deep_falls(table):
     (train,), left = _trained_curves(table, ("source_train", "cdnv"), least=DEEP)
     if train.empty or train.shape[1] < FEWEST:
@@ -116,12 +93,7 @@ def _deep_falls(table):
     return verdict._replace(numbers=f"{verdict.numbers}; {words}{left}")
 
 
-@claim(
-    "depth_test_above_train",
-    "At every depth unseen samples collapse less than training ones (medians over pairs of the de-biased CDNV)",
-    "deck F1",
-    fails_if="a depth at which the mean log ratio of unseen to training samples is below 0, beyond its interval",
-)
+@claim("depth_test_above_train")
 def _test_above_train(table):
     # The two sides have different numbers of samples per class, so the de-biased CDNV is compared.
     wanted = [(split, "cdnv_debiased") for split in ("source_train", "source_test")]
@@ -139,13 +111,7 @@ def _test_above_train(table):
                    *min(found.values()), len(ratios))  # fmt: skip
 
 
-@claim(
-    "test_cdnv_plateaus",
-    f"With {DEEP} and more layers the (de-biased) CDNV of unseen samples falls, then stays; the training one falls on",
-    "deck F1",
-    fails_if="a depth whose unseen CDNV has risen after two thirds of training, or a factor above 1.1 after that, or a "
-    "training CDNV that falls by less than a factor of 1.1 more in that last third; by intervals for all at once",
-)
+@claim("test_cdnv_plateaus")
 def _plateaus(table):
     wanted = [(split, "cdnv_debiased") for split in ("source_train", "source_test")]
     (train, test), left = _trained_curves(table, *wanted, least=DEEP)
@@ -173,15 +139,8 @@ def _plateaus(table):
     return Verdict(together(parts), f"{text}; n = {len(train)} networks{left}", *change, len(by_draw(late[0])))
 
 
-@claim(
-    "law_of_separation",
-    "Fuzziness of training samples falls by a constant factor per layer",
-    "He & Su 2023",
-    fails_if=f"log fuzziness that bends: a mean over networks whose interval excludes 0 and is not within ±{STRAIGHT}",
-)
+@claim("law_of_separation", {"layers", "depth", "fuzziness"}, "no layers")
 def _law(layers):
-    if not {"layers", "depth", "fuzziness"} <= set(layers):
-        return Verdict(OPEN, "no layers")
     keys = ["layers", "repeat"] if "repeat" in layers else ["layers"]
     fits = {key: separation_law(rows) for key, rows in layers.groupby(keys) if len(rows) >= FEWEST}
     fits = pd.DataFrame(fits, index=["ratio", "half_life", "bend"]).T
@@ -206,16 +165,8 @@ def _law(layers):
     )
 
 
-@claim(
-    "means_stay_apart",
-    "Class means stay apart while the CDNV falls, at each learning rate",
-    "deck F2",
-    fails_if=f"a rate at which the normalized smallest distance ends below {APART:g} of its largest, or falls at any "
-    f"moment below {APART:g} of where it began, or the CDNV ends above that; by intervals for all rates at once",
-)
+@claim("means_stay_apart", {"learning_rate"}, "one learning rate only")
 def _stay_apart(table):
-    if "learning_rate" not in table:
-        return Verdict(OPEN, "one learning rate only")
     names = ("min_distance_normalized", "min_distance", "cdnv")
     normalized, raw, cdnv = (curves(table, "source_train", name, "learning_rate") for name in names)
     if normalized.empty or cdnv.empty:

@@ -6,10 +6,10 @@ table of `ncbook.compare_models`.
 
 import numpy as np
 
-from ncbook.claims._registry import FAILS, HOLDS, LEVEL, OPEN, Verdict, beyond, claim, mean_interval, spearman
+from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, claim
+from ncbook.claims._statistics import beyond, mean_interval, shown, spearman, together, wider
 
 FEWEST_CLASSES = 5
-_QUESTION = "slides, Err ≲ (1+1/n)V, on the reader's own images"
 
 
 def rank_correlation(pairs, column: str = "cdnv") -> tuple[float, float, float]:
@@ -42,11 +42,8 @@ def rank_correlation(pairs, column: str = "cdnv") -> tuple[float, float, float]:
     return tuple(float(np.tanh(v)) for v in (found, found - half, found + half))
 
 
-@claim("harder_pairs_err_more", "Of the pairs of these classes, those with the larger CDNV err more", _QUESTION,
-       fails_if="the interval over classes of their rank correlation lies below 0")  # fmt: skip
+@claim("harder_pairs_err_more", {"class_a", "class_b", "cdnv", "error"}, "no pairs of classes")
 def _harder_pairs(pairs):
-    if not {"class_a", "class_b", "cdnv", "error"} <= set(pairs):
-        return Verdict(OPEN, "no pairs of classes")
     n = len({*pairs["class_a"], *pairs["class_b"]})
     if n < FEWEST_CLASSES or len(pairs) != n * (n - 1) // 2:
         return Verdict(
@@ -63,34 +60,28 @@ def _harder_pairs(pairs):
     return Verdict(beyond(low, high, 1), text, rho, low, high, n)
 
 
-@claim("smaller_cdnv_errs_less", "Of each model and the first, on the same images, the one with the smaller CDNV has "
-       "the smaller few-shot error", _QUESTION,
-       fails_if="one model that differs from the first in CDNV and in error, by paired intervals that hold for all "
-       "models at once, has the smaller CDNV and the larger error, or both the other way round")  # fmt: skip
+@claim("smaller_cdnv_errs_less", {"cdnv_difference"}, "no models that are compared")
 def _models(table):
     accuracies = [c for c in table.columns if c.startswith("accuracy") and c.count("_") == 3]
-    if "cdnv_difference" not in table or not accuracies or len(table) < 2:
+    if not accuracies or len(table) < 2:
         return Verdict(OPEN, "no models that are compared")
-    from scipy.stats import norm
-
     others, accuracy = table.iloc[1:], accuracies[-1]  # with the most shots
-    wider = norm.isf((1 - LEVEL) / 2 / len(others)) / norm.isf((1 - LEVEL) / 2)
-    found = {}
+    for_all, found = wider(len(others)), {}
     for row in others.to_dict("records"):
         (x, *ends), (y, *sides) = (
             [row[f"{name}_difference{end}"] for end in ("", "_low", "_high")] for name in ("cdnv", accuracy)
         )
         if not np.isfinite([x, *ends, y, *sides]).all():
             return Verdict(OPEN, f"{row['model']}: a difference or its interval is missing", n=len(others))
-        apart, surely = (beyond(*(x + f * (end - x) for end in ends), 1) != OPEN for f in (1, wider))
+        apart, surely = (beyond(*(x + f * (end - x) for end in ends), 1) != OPEN for f in (1, for_all))
         gain, (low, high) = -np.sign(x) * y, sorted(-np.sign(x) * np.array(sides))
-        fails = surely and beyond(*(gain + wider * (end - gain) for end in (low, high)), 1) == FAILS
+        fails = surely and beyond(*(gain + for_all * (end - gain) for end in (low, high)), 1) == FAILS
         holds = apart and beyond(low, high, 1) == HOLDS
         found[row["model"]] = FAILS if fails else HOLDS if holds else OPEN, gain, low, high
     verdicts = [verdict for verdict, *_ in found.values()]
-    verdict = FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
+    verdict = together(verdicts)
     least = min((one for one in found.values() if one[0] == verdict), key=lambda one: one[1])
-    parts = [f"{name} {gain:+.3f} ({low:+.3f} … {high:+.3f})" for name, (_, gain, low, high) in found.items()]
+    parts = [f"{name} {shown(*interval)}" for name, (_, *interval) in found.items()]
     first = table["model"].iloc[0]
     text = f"accuracy that the smaller CDNV goes with, paired with {first!r}: {'; '.join(parts)}"
     return Verdict(verdict, text, *least[1:], len(others))

@@ -14,14 +14,15 @@ if all do, and fails as soon as one is on the other side by an interval that hol
 import numpy as np
 import pandas as pd
 
-from ncbook.claims._registry import OPEN, Verdict, claim, mean_interval, side, together
+from ncbook.claims._registry import OPEN, Verdict, claim
+from ncbook.claims._statistics import mean_interval, shown, side, together
 
-QUESTION = "asked by neither work"
-SOURCE = "slides, open questions; Yang, Steinhardt and Hu 2023"
 KIND = ["augmentation", "grouping", "size"]
 NEEDED = {*KIND, "merged", "repeat", "epoch", "fine", "error_inside", "error_new"}
 FEWEST_DRAWS = 3
-NONE = Verdict(OPEN, "no table of superclasses")
+_NONE = "no table of superclasses"
+_TRAINED = "fraction between characters, trained less untrained"
+_LATE = "fraction between characters, at the end less at half time"
 
 
 def at(table: pd.DataFrame, column: str, *, merged: bool = True, moment: float = 1.0) -> pd.DataFrame:
@@ -49,22 +50,14 @@ def each(found: pd.DataFrame, sign: int, what: str) -> Verdict:
     """Whether every column of draws is on average above 0 (sign 1) or below 0 (sign -1)."""
     if len(found) < FEWEST_DRAWS or not len(found.columns) or not np.isfinite(found).all(axis=None):
         return Verdict(OPEN, f"{what}: {len(found)} draws of {len(found.columns)} kinds, all finite, are too few")
-    sides, parts = [side(found[kind], sign, parts=len(found.columns)) for kind in found], []
-    for kind, values in found.items():
-        mean, low, high = mean_interval(values)
-        parts.append(f"{', '.join(map(str, kind))}: {mean:+.3f} ({low:+.3f} … {high:+.3f})")
-    return Verdict(together(sides), f"{what}: {'; '.join(parts)}; n = {len(found)} draws", n=len(found))
+    sides = [side(found[kind], sign, parts=len(found.columns)) for kind in found]
+    parts = "; ".join(f"{', '.join(map(str, kind))}: {shown(*mean_interval(found[kind]))}" for kind in found)
+    return Verdict(together(sides), f"{what}: {parts}; n = {len(found)} draws", n=len(found))
 
 
-def _claim(name: str, statement: str, sign: int, what: str, differences, source: str = QUESTION):
-    """Register a claim that is made of every kind: ``differences`` of the table are above 0, or below it."""
-    opposite = "below 0" if sign > 0 else "above 0"
-
-    def check(table):
-        return each(differences(table), sign, what) if set(table) >= NEEDED and len(table) else NONE
-
-    fails_if = f"{what} is on average {opposite} for one of them, beyond an interval that holds for all at once"
-    claim(name, statement, source, fails_if=fails_if)(check)
+def _of_every_kind(table: pd.DataFrame, sign: int, what: str, differences) -> Verdict:
+    """Whether ``differences`` of the table, a column per kind, are above 0 (sign 1) or below it (sign -1)."""
+    return each(differences(table), sign, what) if len(table) else Verdict(OPEN, _NONE)
 
 
 def _to_plain(column: str):
@@ -88,30 +81,18 @@ def _alike_to_random(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({kind: lost[kind] - lost[other] for kind, other in pairs.items() if other in lost})
 
 
-_claim("merging_raises_the_error_inside",
-       "Merged into superclasses, characters of one superclass are told apart less well from five unseen samples each "
-       "than by a network trained on the characters, for every size, grouping and augmentation",
-       1, "two-class error inside superclasses, merged less plain", _to_plain("error_inside"), SOURCE)  # fmt: skip
-_claim("merging_raises_the_error_on_new_classes",
-       "A network trained on superclasses tells new characters apart less well than one trained on the characters, for "
-       "every size, grouping and augmentation",
-       1, "two-class error on new characters, merged less plain", _to_plain("error_new"), SOURCE)  # fmt: skip
-_claim("inside_is_worse_than_new",
-       "A network trained on superclasses tells characters of one superclass apart less well than characters it has "
-       "never seen, for every size, grouping and augmentation",
-       1, "two-class error inside superclasses less that on new characters",
-       lambda table: at(table, "error_inside") - at(table, "error_new"))  # fmt: skip
-for _augmented, _with, _name in ((True, "with", "augmented"), (False, "without", "not_augmented")):
-    _claim(f"fine_structure_is_left_{_name}",
-           f"Trained on superclasses {_with} augmentation, more of the variance inside them lies between their "
-           "characters than in the untrained network, for every size and grouping",
-           1, "fraction between characters, trained less untrained", _over_training(0, _augmented), SOURCE)  # fmt: skip
-    _claim(f"fine_structure_falls_late_{_name}",
-           f"Trained on superclasses {_with} augmentation, the fraction of the variance inside them that lies between "
-           "their characters falls in the second half of the training, for every size and grouping",
-           -1, "fraction between characters, at the end less at half time", _over_training(0.5, _augmented)
-           )  # fmt: skip
-_claim("groups_alike_lose_more",
-       "Superclasses of characters that are alike lose more of the variance between their characters than random ones "
-       "of the same size, for every size and augmentation",
-       -1, "fraction between characters, merged less plain, alike less random", _alike_to_random)  # fmt: skip
+for _name, _sign, _what, _differences in (
+    ("merging_raises_the_error_inside", 1, "two-class error inside superclasses, merged less plain",
+     _to_plain("error_inside")),
+    ("merging_raises_the_error_on_new_classes", 1, "two-class error on new characters, merged less plain",
+     _to_plain("error_new")),
+    ("inside_is_worse_than_new", 1, "two-class error inside superclasses less that on new characters",
+     lambda table: at(table, "error_inside") - at(table, "error_new")),
+    ("fine_structure_is_left_augmented", 1, _TRAINED, _over_training(0, True)),
+    ("fine_structure_falls_late_augmented", -1, _LATE, _over_training(0.5, True)),
+    ("fine_structure_is_left_not_augmented", 1, _TRAINED, _over_training(0, False)),
+    ("fine_structure_falls_late_not_augmented", -1, _LATE, _over_training(0.5, False)),
+    ("groups_alike_lose_more", -1, "fraction between characters, merged less plain, alike less random",
+     _alike_to_random),
+):  # fmt: skip
+    claim(_name, NEEDED, _NONE, sign=_sign, what=_what, differences=_differences)(_of_every_kind)

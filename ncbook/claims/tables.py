@@ -8,18 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ncbook import catalog
-from ncbook.claims._registry import (
-    FAILS,
-    HOLDS,
-    LEVEL,
-    OPEN,
-    TABLE,
-    Verdict,
-    beyond,
-    claim,
-    mean_interval,
-    side,
-)
+from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, claim
+from ncbook.claims._statistics import beyond, mean_interval, side, wider
 
 SIMPLE, SCHEDULED, SELECTED = "simple", "lr scheduling", "lr scheduling + model selection"
 OURS = "Galanti et al., "  # before a recipe's name, in the published table
@@ -31,7 +21,6 @@ CELL = ["method", "dataset", "shot"]
 STANDING = ["dataset", "shot", "methods", "better", "alike", "worse", "best_rank", "worst_rank"]
 EPISODIC = [name for name, (_, parameters) in catalog.OBJECTIVES.items() if "train_way" in parameters]
 NO_CELLS = Verdict(OPEN, "no accuracies that this claim is about")
-OPPOSITE = "one of the differences is of the other sign, and the intervals of all at once exclude 0"
 
 
 def _at(cells: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
@@ -45,10 +34,7 @@ def _gain(better: pd.DataFrame, worse: pd.DataFrame, parts: int = 1) -> tuple[fl
         gain = better.set_index("network")["accuracy"] - worse.set_index("network")["accuracy"]
         mean, _, high = mean_interval(gain, parts)
         return mean, high - mean, len(gain)
-    from scipy.stats import norm
-
-    wider = norm.isf((1 - LEVEL) / 2 / parts) / norm.isf((1 - LEVEL) / 2)
-    half = wider * np.hypot(better["half_width"].item(), worse["half_width"].item())
+    half = wider(parts) * np.hypot(better["half_width"].item(), worse["half_width"].item())
     return better["accuracy"].item() - worse["accuracy"].item(), half, 0
 
 
@@ -76,38 +62,32 @@ def _compare(cells: pd.DataFrame, pairs) -> Verdict:
     return _all_positive({a: _gain(at[a], at[b], len(pairs)) for a, b in pairs})
 
 
-@claim("more_shots_are_better_here", "Five shots are better than one, for every recipe and data set measured here",
-       "the table, on other data", fails_if=OPPOSITE)  # fmt: skip
-@claim("more_shots_are_better", "Five shots are better than one, everywhere", "the table",
-       fails_if=OPPOSITE, kind=TABLE)  # fmt: skip
+@claim("more_shots_are_better_here")
+@claim("more_shots_are_better")
 def _more_shots(cells):
     rows = dict.fromkeys(cell[:2] for cell in _at(cells))
     return _compare(cells, [((*row, 5), (*row, 1)) for row in rows])
 
 
-@claim("order_of_data_sets", "CIFAR-FS is easiest and FC-100 hardest, Mini-ImageNet between, for each recipe",
-       "the table", fails_if=OPPOSITE, kind=TABLE)  # fmt: skip
+@claim("order_of_data_sets")
 def _order(cells):
     easier = [("cifar_fs", "mini_imagenet"), ("mini_imagenet", "fc100")]
     recipes = [(OURS + name, shot) for name in (SIMPLE, SCHEDULED, SELECTED) for shot in (1, 5)]
     return _compare(cells, [((name, a, shot), (name, b, shot)) for name, shot in recipes for a, b in easier])
 
 
-@claim("selection_helps", "lr scheduling + model selection is better than simple, but on FC-100 with 5 shots",
-       "the table", fails_if=OPPOSITE, kind=TABLE)  # fmt: skip
+@claim("selection_helps")
 def _selection(cells):
     return _compare(cells, [((OURS + SELECTED, *column), (OURS + SIMPLE, *column)) for column in COLUMNS[:-1]])
 
 
-@claim("scheduling_alone_hurts_fc100", "lr scheduling alone is worse than simple on FC-100 and, with 5 shots, CIFAR-FS",
-       "the table", fails_if=OPPOSITE, kind=TABLE)  # fmt: skip
+@claim("scheduling_alone_hurts_fc100")
 def _scheduling(cells):
     columns = [("fc100", 1), ("fc100", 5), ("cifar_fs", 5)]
     return _compare(cells, [((OURS + SIMPLE, *column), (OURS + SCHEDULED, *column)) for column in columns])
 
 
-@claim("selection_helps_here", "lr scheduling + model selection is better than simple, on each data set measured here",
-       "the table, on other data", fails_if=OPPOSITE)  # fmt: skip
+@claim("selection_helps_here")
 def _selection_here(cells):
     columns = dict.fromkeys(cell[1:] for cell in _at(cells))
     return _compare(cells, [((SELECTED, *column), (SIMPLE, *column)) for column in columns])
@@ -143,8 +123,6 @@ def standing(cells: pd.DataFrame, recipe: str = SELECTED) -> pd.DataFrame:
 
 def _upper_half(cells: pd.DataFrame, backbones: str = "") -> Verdict:
     """Whether the slides' last row has at least half of the methods made for few shots below it, in every column."""
-    if not set(cells) >= {*CELL, "accuracy", "half_width", "backbone", "remark"}:
-        return NO_CELLS
     found = standing(cells[~cells["method"].isin(PLAIN) & cells["backbone"].str.match(backbones)])
     return NO_CELLS if found.empty else _in_upper_half(found)
 
@@ -161,29 +139,14 @@ def _in_upper_half(found: pd.DataFrame) -> Verdict:
     return Verdict(verdict, "rank " + "; ".join(ranks), below, low[at], high[at], int(found["methods"].sum()))
 
 
-HALF = "in one column more than half of the methods are better, by their intervals; the statistic is the fraction below"
+_RANKED = {*CELL, "accuracy", "half_width", "backbone", "remark"}
+claim("transfer_is_competitive", _RANKED, NO_CELLS.numbers)(_upper_half)
+claim("transfer_is_competitive_among_residual", _RANKED, NO_CELLS.numbers, backbones="ResNet|WRN")(_upper_half)
 
 
-@claim("transfer_is_competitive", "The slides' last row is in the upper half of methods made for few shots, in each "
-       "of the six columns", "the slides' motivation, and the table", fails_if=HALF, kind=TABLE)  # fmt: skip
-def _competitive(cells):
-    return _upper_half(cells)
-
-
-@claim("transfer_is_competitive_among_residual", "The slides' last row is in the upper half among methods made for few "
-       "shots with a residual network, as its own is (control)", "the slides' motivation, and the table",
-       fails_if=HALF, kind=TABLE)  # fmt: skip
-def _competitive_among_residual(cells):
-    return _upper_half(cells, "ResNet|WRN")
-
-
-@claim("near_published", f"Each recipe with WRN-28-4 comes within {100 * NEAR:.0f} points of the published accuracy",
-       "the table", fails_if=f"a difference, with its interval, is beyond {NEAR}; the statistic is {NEAR} less its "
-       "absolute value")  # fmt: skip
+@claim("near_published", {*CELL, "accuracy", "half_width", "backbone", "network"}, NO_CELLS.numbers)
 def _near_published(cells):
     """Over published rows (network is missing) and rows measured here together."""
-    if not set(cells) >= {*CELL, "accuracy", "half_width", "backbone", "network"}:
-        return NO_CELLS
     printed, margins = cells[cells["network"].isna()].set_index(CELL), {}
     for (method, *column), rows in _at(cells[cells["backbone"] == "wrn_28_4"]).items():
         if (key := (OURS + method, *column)) in printed.index:
@@ -221,13 +184,8 @@ def standing_here(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*STANDING, "networks"])
 
 
-@claim("plain_training_is_competitive_here",
-       "Plain training with a ridge classifier is in the upper half of methods made for few shots that were trained "
-       "here, on the same images, for each data set, with 1 and 5 shots", "the slides' motivation: transfer is "
-       "competitive", fails_if=HALF)  # fmt: skip
+@claim("plain_training_is_competitive_here", {*CELL, "accuracy", "network"}, NO_CELLS.numbers)
 def _competitive_here(cells):
-    if not set(cells) >= {*CELL, "accuracy", "network"}:
-        return NO_CELLS
     found = standing_here(cells)
     if found.empty or found["methods"].min() < 2:
         return Verdict(OPEN, "no plain training, or fewer than two methods made for few shots")

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
 
 from ncbook.datasets import ImageClasses
@@ -52,7 +51,7 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
     images = build()
     try:
         _write(path, images)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         warnings.warn(f"the data set {name!r} cannot be cached and is rebuilt at each load: {error}", stacklevel=5)
     return images
 
@@ -89,23 +88,8 @@ def _write(path: Path, images: ImageClasses) -> None:
             leftover.unlink(missing_ok=True)
     temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
-        _stream(temporary, tensors, {"description": json.dumps(description)})
+        safetensors.torch.save_file(tensors, temporary, {"description": json.dumps(description)})
+        temporary.chmod(0o644)  # safetensors leaves it to its owner alone, but users may share a cache
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _stream(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """As safetensors.torch.save_file, which would hold a second copy of the pixels in memory."""
-    header, end = {"__metadata__": metadata}, 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):  # keeps them aligned
-        start, end = end, end + tensor.nbytes
-        kind = {torch.uint8: "U8", torch.int64: "I64", torch.bool: "BOOL"}[tensor.dtype]
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for name in header.keys() - {"__metadata__"}:
-            file.seek(8 + len(encoded) + header[name]["data_offsets"][0])
-            file.write(tensors[name].numpy())

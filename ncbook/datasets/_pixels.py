@@ -64,19 +64,3 @@ def take(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     for target, chunk in zip(taken.split(CHUNK), rows.split(CHUNK), strict=True):
         torch.index_select(images, 0, chunk, out=target)
     return taken
-
-
-def keep(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Move rows to the front of the same tensor.
-
-    Args:
-        images: uint8 [N, C, H, W], overwritten.
-        rows: int64 [n], ascending.
-
-    Returns:
-        uint8 [n, C, H, W], a view of ``images``.
-    """
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
-        images[start : start + len(chunk)] = images[chunk]  # no row is overwritten before it is read
-    return images[: len(rows)]

@@ -112,7 +112,7 @@ def build(
             raise ValueError(text + ("; …" if len(messages) > 3 else "") + ". broken='skip' leaves them out")
         warnings.warn(text + "; they are left out", stacklevel=2)
         whole = [i for i, message in enumerate(failures) if message is None]
-        images, paths = _pixels.keep(images, torch.tensor(whole)), [paths[i] for i in whole]
+        images, paths = _pixels.take(images, torch.tensor(whole, dtype=torch.int64)), [paths[i] for i in whole]
     _, labels, in_folder, class_names = classes_of(source, paths, held_out_folder)
     is_held_out = in_folder if held_out_folder is not None else _last_per_class(labels, held_out)
     return ImageClasses(name=name, images=images, labels=labels, class_names=class_names, held_out=is_held_out)

@@ -4,6 +4,7 @@ Under ``torchrun`` every process takes its part of the images, and the first one
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -68,22 +69,20 @@ def _say(found, html: str | None, csv: str | None) -> None:
         print(f"written: {path}")
 
 
-class _processes:
+@contextlib.contextmanager
+def _processes():
     """The group of processes that torchrun started, if it did."""
+    from torch import cuda, distributed
 
-    def __enter__(self):
-        from torch import cuda, distributed
-
-        self.started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
-        if self.started:
-            if cuda.is_available():
-                cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            distributed.init_process_group("nccl" if cuda.is_available() else "gloo")
-
-    def __exit__(self, *_):
-        from torch import distributed
-
-        if self.started:
+    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
+    if started:
+        if cuda.is_available():
+            cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("nccl" if cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        if started:
             distributed.destroy_process_group()
 
 

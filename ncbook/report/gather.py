@@ -189,8 +189,7 @@ def gather(
             keys = keys_of(batch[2][:, None] if stream.numbered else images, seed)
             wanted = kept.wanted(index, keys)
             kept.add(index[wanted], keys[wanted], features[wanted.to(features.device)].cpu())
-            if images.ndim == 4:
-                wanted = shown.wanted(index, keys)
+            if images.ndim == 4 and (wanted := shown.wanted(index, keys)).any():
                 shown.add(index[wanted], keys[wanted], _pictures(images[wanted]))
             n += len(labels)
             if bar is not None:
@@ -282,12 +281,10 @@ def _usable(features, images: Tensor, model: FeatureMap | None, first: bool) -> 
 def _pictures(images: Tensor) -> Tensor:
     """Small uint8 pictures; floats are stretched to gray levels."""
     pictures = images.float().cpu()
-    if images.dtype != torch.uint8 and len(images):
+    if images.dtype != torch.uint8:
         low, high = pictures.flatten(1).aminmax(dim=1)
         pictures = 255 * (pictures - low.view(-1, 1, 1, 1)) / (high - low).clamp_min(1e-12).view(-1, 1, 1, 1)
-    size = (_SHOWN_PIXELS, _SHOWN_PIXELS)
-    pictures = nn.functional.interpolate(pictures, size, mode="bilinear", antialias=True) if len(images) else pictures
-    pictures = pictures if len(images) else pictures.new_zeros(0, images.shape[1], *size)
+    pictures = nn.functional.interpolate(pictures, (_SHOWN_PIXELS,) * 2, mode="bilinear", antialias=True)
     return pictures.round().clamp(0, 255).to(torch.uint8)
 
 
@@ -300,11 +297,11 @@ def _merged(
     device: torch.device,
 ) -> Gathered:
     """Everything of all processes, with classes in the order of their labels."""
-    number, count = part_of_process()
+    _, count = part_of_process()
     mine = {
-        "labels": list(names),
+        "counts": dict(zip(names, sums[""].metrics.counts.long().tolist(), strict=False)) if sums else {},
         "dims": {name: part.metrics.dim for name, part in sums.items()},
-        "units": {name: (part.units.cpu(), part.zeros) for name, part in sums.items()},
+        "units": (sums[""].units.cpu(), sums[""].zeros) if sums else (None, 0),
         "kept": kept.prune() if kept.parts else None,
         "shown": shown.prune() if shown.parts else None,
         "size": kept.size,
@@ -313,23 +310,17 @@ def _merged(
     if count > 1:
         every = [None] * count
         distributed.all_gather_object(every, mine)
-    labels = sorted({label for part in every for label in part["labels"]})
+    labels = sorted({label for part in every for label in part["counts"]})
     dims = next((part["dims"] for part in every if part["dims"]), None)
     if dims is None:
         raise ParameterError("data gave no batch; allowed: at least two classes of two images")
+    class_names = [stream.class_names[k] if stream.class_names else str(k) for k in labels]
+    check_counts(torch.tensor([sum(part["counts"].get(k, 0) for part in every) for k in labels]), class_names)
     place = {label: k for k, label in enumerate(labels)}
-    n_classes = max(2, len(labels))
     moments = {}
     for name, dim in dims.items():
         part = sums.get(name) or _Sums(dim, 2, device)  # of a process that had no batch
-        part.rename(torch.tensor([place[label] for label in names], dtype=torch.int64), n_classes)
-        counts = part.metrics.counts.clone().cpu()
-        if count > 1:
-            gathered = [None] * count
-            distributed.all_gather_object(gathered, counts)
-            counts = sum(gathered)
-        class_names = [stream.class_names[k] if stream.class_names else str(k) for k in labels]
-        check_counts(counts[: len(labels)].long(), class_names)
+        part.rename(torch.tensor([place[label] for label in names], dtype=torch.int64), len(labels))
         moments[name] = _on_cpu(part.metrics.moments())
     reservoirs = {}
     for which, size in (("kept", min(part["size"] for part in every)), ("shown", _SHOWN)):
@@ -337,17 +328,16 @@ def _merged(
         for part in every:
             if part[which] is not None:
                 own, keys, rows = part[which]
-                renamed = torch.tensor([place[label] for label in part["labels"]])[own]
+                renamed = torch.tensor([place[label] for label in part["counts"]])[own]
                 both.wanted(renamed, keys)
                 both.add(renamed, keys, rows)
         reservoirs[which] = both.prune() if both.parts else None
     index, _, features = reservoirs["kept"]
     pictures = reservoirs["shown"]
-    units = [part["units"][""] for part in every if "" in part["units"]]
     return Gathered(
         class_names=class_names,
         moments=moments[""],
-        units=_unit_moments(every, place, moments[""]) if not any(zeros for _, zeros in units) else None,
+        units=None if any(part["units"][1] for part in every) else _unit_moments(every, place, moments[""]),
         features=features.float() if features.dtype != torch.float64 else features,
         index=index,
         complete=len(index) == int(moments[""].counts.sum()),
@@ -361,9 +351,8 @@ def _unit_moments(every: list[dict], place: dict[int, int], of: Moments) -> Mome
     """Of vectors at length 1 a class's variance is 1 - |mean|²."""
     total = torch.zeros_like(of.means)
     for part in every:
-        if part["labels"]:
-            sums = part["units"][""][0][: len(part["labels"])]
-            total[torch.tensor([place[label] for label in part["labels"]])] += sums.to(total)
+        if own := [place[label] for label in part["counts"]]:
+            total[own] += part["units"][0][: len(own)].to(total)
     means = total / of.counts[:, None]
     return Moments(of.classes, of.counts, means, (1 - means.square().sum(1)).clamp_min(0), of.within)
 

@@ -14,7 +14,6 @@ Called by `reports`; pure.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 
@@ -114,31 +113,35 @@ def metrics(of: Gathered, directional: Tensor, weight: Tensor | None, bias: Tens
     if len(features) < dim:  # turned into as many dimensions as there are samples: the same numbers, much faster
         features = torch.linalg.qr(features.double().T, mode="r").R.T
         moments = Sample(features, of.index).moments() if of.complete else moments
-    values = {name: float(value) for name, value in _of_all(moments, dim).items()}
-    replicates: dict[str, list] = {name: [] for name in values}
-    if of.units is not None:
-        with contextlib.suppress(ValueError):  # one direction only
-            values["class_separation"] = float(class_separation_of(of.units))
-            replicates["class_separation"] = []
+    units = of.units
+    if units is not None:
+        try:
+            class_separation_of(units)
+        except ValueError:  # one direction only
+            units = None
     if weight is not None:
         weight = weight.to(of.moments.means)
-        values["nc3"], replicates["nc3"] = float(nc3_of_means(of.moments.means, weight)), []
         logits = of.features.double() @ weight.T + (0 if bias is None else bias.double())
-        values["nc4"], replicates["nc4"] = float(collapse.nc4(of.features, of.index, logits)), []
+
+    def numbers(kept: Tensor, moments: Moments) -> dict[str, Tensor]:
+        """Of the classes ``kept`` bool [C], whose moments these are."""
+        found = _of_all(moments, dim)
+        if units is not None:
+            found["class_separation"] = class_separation_of(part_of(units, kept))
+        if weight is not None:
+            rows = kept[of.index]
+            found["nc3"] = nc3_of_means(of.moments.means[kept], weight[kept])
+            found["nc4"] = collapse.nc4(of.features[rows], of.index[rows], logits[rows][:, kept])
+        return found
+
+    values = numbers(torch.ones(n_classes, dtype=torch.bool), moments)
+    replicates = []
     if n_classes >= 4:
-        for kept, others in moments_without_each(features, of.index):
-            for name, value in _of_all(others, dim).items():
-                replicates[name].append(value)
-            if "class_separation" in values:
-                replicates["class_separation"].append(class_separation_of(part_of(of.units, kept)))
-            if weight is not None:
-                mine = kept[of.index]
-                replicates["nc3"].append(nc3_of_means(of.moments.means[kept], weight[kept]))
-                replicates["nc4"].append(collapse.nc4(of.features[mine], of.index[mine], logits[mine][:, kept]))
+        replicates = [numbers(*left) for left in moments_without_each(features, of.index)]
     for name, value in values.items():
-        found = torch.stack(replicates[name]) if replicates[name] else torch.empty(0)
-        ends = interval(value, found, _LOWEST.get(name, 0.0), _HIGHEST.get(name, math.inf))
-        rows.append(_row(name, value, ends, n_classes))
+        found = torch.stack([each[name] for each in replicates]) if replicates else torch.empty(0)
+        ends = interval(float(value), found, _LOWEST.get(name, 0.0), _HIGHEST.get(name, math.inf))
+        rows.append(_row(name, float(value), ends, n_classes))
     return rows
 
 
@@ -229,17 +232,11 @@ def bounds(of: Gathered, *, ways, shots, accuracies: list[FewShotResult], seed: 
             rows.append({"way": 2, "shot": shot, **row, "vacuous": vacuous, "measured": float(error[off].mean())})
             for way in ways:
                 if (way, shot) in measured_error and way > 2:
-                    factor = float(theory.multiclass_bound(_constant_pairs(way)))
-                    union = {key: factor * row[key] for key in ("value", "low", "high")}
+                    union = {key: (way - 1) * row[key] for key in ("value", "low", "high")}
                     flags = {"vacuous": float(union["value"] >= 1), "measured": measured_error[way, shot]}
                     rows.append({"way": way, "shot": shot, **row, **union, **flags})
     table = pd.DataFrame(rows).rename(columns={"metric": "bound"}).drop(columns="over")
     return table.sort_values(["way", "shot"], kind="stable", ignore_index=True)
-
-
-def _constant_pairs(way: int) -> Tensor:
-    """Errors of 1 of all pairs: the union bound of them is the factor of a mean over pairs."""
-    return torch.ones(way, way, dtype=torch.float64).fill_diagonal_(torch.nan)
 
 
 def directional_matrix(of: Gathered) -> Tensor:
@@ -347,16 +344,7 @@ def layers(of: Gathered) -> pd.DataFrame:
     """CDNV, NC1, VCI of each layer that was asked for, in order: layer, dim, cdnv, low, high, nc1, vci."""
     rows = []
     for name, moments in of.layers.items():
-        cdnv = _of_pairs("cdnv", cdnv_matrix_of(moments))
-        rows.append(
-            {
-                "layer": name,
-                "dim": moments.means.shape[1],
-                "cdnv": cdnv["value"],
-                "low": cdnv["low"],
-                "high": cdnv["high"],
-                "nc1": float(nc1_of(moments)),
-                "variability_collapse_index": float(variability_collapse_index_of(moments)),
-            }
-        )
-    return pd.DataFrame(rows)
+        cdnv, dim = _of_pairs("cdnv", cdnv_matrix_of(moments)), moments.means.shape[1]
+        collapsed = float(nc1_of(moments)), float(variability_collapse_index_of(moments))
+        rows.append((name, dim, cdnv["value"], cdnv["low"], cdnv["high"], *collapsed))
+    return pd.DataFrame(rows, columns=["layer", "dim", "cdnv", "low", "high", "nc1", "variability_collapse_index"])

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .reports import Report
 
 _IN_MATRIX = 40  # classes drawn: the hardest ones
-_VERDICTS = {"good": "as good as a reference", "middle": "between references", "bad": "as if untrained"}
 _BOUND_NAMES = {
     "cdnv": "from the CDNV, in closed form (B1)",
     "quadratic": "from the CDNV, the best known (B5)",
@@ -57,9 +56,8 @@ def render(report: Report) -> str:
 def _numbers(report: Report) -> list[dict]:
     rows = []
     for row in report.summary.to_dict("records"):
-        grade, sentence = words.verdict(row["metric"], row["value"], row["low"], row["high"])
-        more = {"title": words.meaning(row["metric"]).title, "grade": grade, "badge": _VERDICTS.get(grade, "")}
-        rows.append({**row, **more, "verdict": sentence})
+        grade, _ = words.verdict(row["metric"], row["value"], row["low"], row["high"])
+        rows.append({**row, "title": words.meaning(row["metric"]).title, "grade": grade})
     return rows
 
 

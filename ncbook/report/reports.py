@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import torch
@@ -159,59 +160,41 @@ def report(
         >>> found.pairs.loc[0, ["class_a", "class_b"]].tolist(), float(found.pairs["cdnv"][0].round(6))
         (['2', '3'], 0.025)
     """
-    own = (batch_size, image_size, preprocess)
-    options = _Options(shots, ways, heads, episodes, device, tuple(layers), per_class, broken, seed, *own)
-    return _report(options.model(model, weights), data, options, head)
+    shared = dict(shots=shots, ways=ways, heads=heads, episodes=episodes, per_class=per_class, broken=broken, seed=seed)
+    own = dict(batch_size=batch_size, image_size=image_size, preprocess=preprocess, device=device, layers=tuple(layers))
+    options = _checked(**shared, **own)
+    return _report(_loaded(model, weights, options), data, options, head)
 
 
-@dataclass(frozen=True)
-class _Options:
-    """Checked parameters of a report, but for those that each model has of its own."""
-
-    shots: Sequence[int]
-    ways: Sequence[int]
-    heads: Sequence[str]
-    episodes: int
-    device: object
-    layers: tuple[str, ...]
-    per_class: int
-    broken: str
-    seed: int
-    batch_size: int | None
-    image_size: int | None
-    preprocess: object
-
-    def __post_init__(self):
-        try:
-            checked = self._checked()
-        except (TypeError, ValueError) as error:
-            raise ParameterError(str(error)) from None
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-    def _checked(self) -> dict:
-        """The parameters that are kept in another form than they came in; refuses those that are not allowed."""
-        found = {"device": resolve_device(self.device)}
+def _checked(**given) -> SimpleNamespace:
+    """The parameters of a report, in the form that is worked with, but for those that each model has of its own."""
+    options = SimpleNamespace(**given)
+    try:
+        options.device = resolve_device(options.device)
         for name, low in (("shots", 1), ("ways", 2)):
-            values = getattr(self, name)
+            values = given[name]
             if not isinstance(values, Sequence) or isinstance(values, str) or not values:
                 raise ValueError(f"{name}={values!r}; allowed: a sequence such as (1, 5)")
-            found[name] = tuple(dict.fromkeys(check_whole(name, value, low) for value in values))
-        if isinstance(self.heads, str) or not self.heads:
-            raise ValueError(f"heads={self.heads!r}; allowed: a sequence of {', '.join(HEADS)}")
-        found["heads"] = tuple(check_choice("heads", head, HEADS) for head in self.heads)
+            setattr(options, name, tuple(dict.fromkeys(check_whole(name, value, low) for value in values)))
+        if isinstance(options.heads, str) or not options.heads:
+            raise ValueError(f"heads={options.heads!r}; allowed: a sequence of {', '.join(HEADS)}")
+        options.heads = tuple(check_choice("heads", head, HEADS) for head in options.heads)
         for name, low in (("episodes", 2), ("per_class", 2), ("seed", 0), ("batch_size", 1), ("image_size", 8)):
-            if getattr(self, name) is not None or name not in ("batch_size", "image_size"):
-                check_whole(name, getattr(self, name), low)
-        check_choice("broken", self.broken, BROKEN)
-        if self.preprocess is not None and not callable(self.preprocess):
-            came = type(self.preprocess).__name__
+            if given[name] is not None or name not in ("batch_size", "image_size"):
+                check_whole(name, given[name], low)
+        check_choice("broken", options.broken, BROKEN)
+        if options.preprocess is not None and not callable(options.preprocess):
+            came = type(options.preprocess).__name__
             raise TypeError(f"preprocess is of type {came}; allowed: a function of uint8 images")
-        return found | {"batch_size": self.batch_size or (64 if found["device"].type == "cpu" else 256)}
+    except (TypeError, ValueError) as error:
+        raise ParameterError(str(error)) from None
+    options.batch_size = options.batch_size or (64 if options.device.type == "cpu" else 256)
+    return options
 
-    def model(self, model, weights) -> FeatureMap | None:
-        """What is to be measured; None: features as they come."""
-        return None if model is None else load(model, weights, self.image_size, self.preprocess)
+
+def _loaded(model, weights, options: SimpleNamespace) -> FeatureMap | None:
+    """What is to be measured; None: features as they come."""
+    return None if model is None else load(model, weights, options.image_size, options.preprocess)
 
 
 def _head(head, dim: int, n_classes: int) -> tuple[Tensor | None, Tensor | None]:
@@ -225,7 +208,7 @@ def _head(head, dim: int, n_classes: int) -> tuple[Tensor | None, Tensor | None]
     return weight.detach().cpu().double(), None if bias is None else bias.detach().cpu()
 
 
-def _report(model: FeatureMap | None, data, options: _Options, head, several: bool = False) -> Report:
+def _report(model: FeatureMap | None, data, options: SimpleNamespace, head, several: bool = False) -> Report:
     size, channels = (model.image_size, model.channels) if model is not None else (DEFAULT_SIZE, 3)
     reading = dict(batch_size=options.batch_size, image_size=size, channels=channels, broken=options.broken)
     with one_sentence():
@@ -247,7 +230,7 @@ def _named_pair(found: re.Match, names: list[str]) -> str:
     return "classes " + " and ".join(repr(names[int(k)]) for k in found.groups())
 
 
-def _measured(found: Gathered, model, name: str, data: str, options: _Options, weight, bias) -> Report:
+def _measured(found: Gathered, model, name: str, data: str, options: SimpleNamespace, weight, bias) -> Report:
     n_classes, dim = found.moments.means.shape
     notes: list[str] = []
     if not found.complete:
@@ -344,12 +327,13 @@ def compare_models(
     """
     if not isinstance(models, Mapping) or not models:
         raise ParameterError(f"models is of type {type(models).__name__}; allowed: a dict of name -> model, not empty")
-    own = (batch_size, image_size, preprocess)
-    options = _Options(shots, ways, heads, episodes, device, (), per_class, broken, seed, *own)
+    shared = dict(shots=shots, ways=ways, heads=heads, episodes=episodes, per_class=per_class, broken=broken, seed=seed)
+    own = dict(batch_size=batch_size, image_size=image_size, preprocess=preprocess, device=device, layers=())
+    options = _checked(**shared, **own)
     prepared = {}  # all of them before the long work
     for name, model in models.items():
         named = weights.get(name, "auto") if isinstance(weights, Mapping) else weights
-        prepared[str(name)] = options.model(model, "auto" if isinstance(model, nn.Module) else named)
+        prepared[str(name)] = _loaded(model, "auto" if isinstance(model, nn.Module) else named, options)
     rows, first = [], None
     for called, model in prepared.items():
         found = _report(model, data, options, None, several=len(prepared) > 1)
@@ -366,25 +350,18 @@ def _differences(report: Report, first: Report) -> dict:
     ours, theirs = (cdnv_matrix_of(r.gathered.moments) for r in (report, first))
     if ours.shape != theirs.shape or report.about["images"] != first.about["images"]:
         raise ParameterError("data gave other images to each model; allowed: the same at every reading")
-    same, n_classes, found = report is first, len(ours), {}
-    value = report.value("cdnv") - first.value("cdnv")
-    ends = (math.nan, math.nan)
-    if not same and n_classes > 3:
+    value, ends = report.value("cdnv") - first.value("cdnv"), (math.nan, math.nan)
+    if len(ours) > 3:
         ends = measure.interval(value, means_without_each(ours - theirs))
-    found |= _named("cdnv", value, ends)
+    rows = [("cdnv", value, *ends)]
     for mine, other in zip(report.accuracies, first.accuracies, strict=True):
-        difference = dataclasses.replace(
-            mine,
-            accuracy=mine.accuracy - other.accuracy,
-            per_episode=mine.per_episode - other.per_episode,
-            ci95=half_width(mine.per_episode - other.per_episode),
-        )
-        row = measure.accuracy_row(difference)
-        ends = (math.nan, math.nan) if same else (row["low"], row["high"])
-        found |= _named(row["metric"], row["value"], ends)
+        episodes = mine.per_episode - other.per_episode
+        of_both = dict(accuracy=mine.accuracy - other.accuracy, per_episode=episodes, ci95=half_width(episodes))
+        row = measure.accuracy_row(dataclasses.replace(mine, **of_both))
+        rows.append((row["metric"], row["value"], row["low"], row["high"]))
+    found = {}
+    for metric, value, low, high in rows:
+        low, high = (math.nan, math.nan) if report is first else (low, high)
+        name = f"{metric}_difference"
+        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return found
-
-
-def _named(metric: str, value: float, ends: tuple[float, float]) -> dict:
-    name = f"{metric}_difference"
-    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}

@@ -1,12 +1,13 @@
 """What each number of a report means, in one sentence, and whether it is good beside this workbook's own networks.
 
-``reference.csv`` holds the numbers of the networks of notebook 03 on new classes, as this report measures them (made by
-``figures/report_reference.py``). Called by `reports` and `page`; pure.
+``meanings.toml`` holds the sentences, ``reference.csv`` the numbers of the networks of notebook 03 on new classes, as
+this report measures them (made by ``figures/report_reference.py``). Called by `reports` and `page`; pure.
 """
 
 import functools
 import math
 import re
+import tomllib
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -22,65 +23,8 @@ class Meaning(NamedTuple):
 
 
 MEANINGS = {
-    "cdnv": Meaning(
-        "CDNV",
-        "Variance within two classes over the squared distance of their means, averaged over pairs: 0 at collapse, and "
-        "what bounds the few-shot error.",
-        -1,
-    ),
-    "directional_cdnv": Meaning(
-        "directional CDNV",
-        "The same with the variance along the line between the two means only, which is what confuses them: far below "
-        "CDNV where noise spreads over many directions.",
-        -1,
-    ),
-    "nc1": Meaning(
-        "NC1",
-        "Variance within classes measured in units of that between them: 0 at collapse; to be held against its noise "
-        "floor.",
-        0,
-    ),
-    "nc1_noise_floor": Meaning(
-        "NC1 of noise",
-        "What NC1 would be of as much noise without any classes: small where there are few classes in many dimensions, "
-        "without limit where as many as dimensions.",
-        0,
-    ),
-    "nc2": Meaning(
-        "NC2", "Distance of the class means from equal lengths and equal, largest angles: 0 at collapse.", 0
-    ),
-    "nc3": Meaning(
-        "NC3", "Distance between the head's weights and the class means, both at length 1: 0 at collapse.", -1
-    ),
-    "nc4": Meaning(
-        "NC4",
-        "Fraction of images for which the head and the nearest class mean decide differently: 0 at collapse.",
-        -1,
-    ),
-    "variability_collapse_index": Meaning(
-        "VCI",
-        "Fraction of the variance, along the directions between classes, that is within classes: 0 at collapse, 1 "
-        "without any; of fewer images than features it is 0 whatever they show.",
-        0,
-    ),
-    "class_separation": Meaning(
-        "class separation R²",
-        "Fraction of the cosine distances between images that is between classes: 1 at collapse.",
-        1,
-    ),
-    "logme": Meaning(
-        "LogME",
-        "Log evidence per image of a linear model of the classes: higher is better, on the same images alone.",
-        0,
-    ),
-    "rankme": Meaning(
-        "RankMe", "How many directions the features use, by their singular values: near 1 they are all alike.", 0
-    ),
-    "effective_rank": Meaning(
-        "effective rank",
-        "How many directions the features vary along: as many as classes less one at collapse.",
-        0,
-    ),
+    metric: Meaning(**words)
+    for metric, words in tomllib.loads((files("ncbook.report") / "meanings.toml").read_text(encoding="utf-8")).items()
 }
 _ACCURACY = re.compile(r"accuracy_(\d+)way_(\d+)shot_(\w+)")
 _HEADS = {
