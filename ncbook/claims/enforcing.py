@@ -82,7 +82,10 @@ def _some(table):
     lowest = [mean_interval(found[kind], len(found.columns))[2] < 0 for kind in found]  # the best of many by luck
     raised = [mean_interval(found[kind])[1] > 0 for kind in found]
     verdict = HOLDS if any(lowest) else FAILS if all(raised) else OPEN
-    return Verdict(verdict, _text(found, False), n=len(found))
+    best = found.mean().idxmin()
+    at_once = shown(*mean_interval(found[best], len(found.columns)))
+    text = f"{_text(found, False)}; {best}, by an interval for all {len(found.columns)} at once: {at_once}"
+    return Verdict(verdict, text, n=len(found))
 
 
 def _strengths(table, column: str, what: str):

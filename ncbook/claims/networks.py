@@ -176,15 +176,16 @@ def _stay_apart(table):
     fall = np.log(cdnv.iloc[:, -1] / cdnv.iloc[:, 0])
     found, verdicts, parts, count = [], set(), [], 3 * left.index.get_level_values(0).nunique()
     for rate, values in left.groupby(level=0):
-        found.append(mean_interval(values))
+        found += (last := mean_interval(values, count)), (lowest := mean_interval(dip[rate], count))
         verdicts |= {side(values, 1, count, APART), side(dip[rate], 1, count, APART)}
         verdicts.add(side(fall[rate], -1, count))
         here, unscaled = normalized.loc[rate], raw.loc[rate]
         path = [run.mean() for run in (here.iloc[:, 0], here.min(axis=1), here.iloc[:, -1])]
         grown = (unscaled.iloc[:, -1] / unscaled.iloc[:, 0]).mean()
         parts.append(
-            f"{rate:g}: {'{:.2f} → lowest {:.2f} → {:.2f}'.format(*path)}, {found[-1][0]:.2f} "
-            f"({found[-1][1]:.2f} … {found[-1][2]:.2f}) of its largest, raw × {grown:.2g}"
+            f"{rate:g}: {'{:.2f} → lowest {:.2f} → {:.2f}'.format(*path)}, lowest "
+            f"{'{:.2f} ({:.2f} … {:.2f})'.format(*lowest)} of its first, last "
+            f"{'{:.2f} ({:.2f} … {:.2f})'.format(*last)} of its largest value, raw × {grown:.2g}"
         )
-    text = f"normalized distance {'; '.join(parts)}; n = {len(left)} networks"
+    text = f"normalized distance {'; '.join(parts)}; intervals for all at once; n = {len(left)} networks"
     return Verdict(together(verdicts), text, *min(found), len(left))
