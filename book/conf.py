@@ -60,10 +60,11 @@ def pages(pattern: str) -> list[str]:
     return [str(path.relative_to(ROOT).with_suffix("")) for path in sorted(ROOT.glob(pattern))]
 
 
+GUIDE = ("notebooks", "own_model", "results", "theory", "library", "data", "explorers", "troubleshooting", "words")
 CONTENTS = {
+    "Guide": [f"book/guide/{name}" for name in GUIDE],
     "Notebooks": pages("notebooks/*.ipynb"),
     "Appendix": pages("notebooks/appendix/*.ipynb"),
-    "Your own model": ["book/report"],
     "Reference": ["book/api/ncbook", *(page for page in pages("book/api/*.md") if page != "book/api/ncbook")],
     "Measurements": pages("benchmarks/results/*.md"),
     "The project": ["CHANGELOG", "CONTRIBUTING"],
