@@ -24,6 +24,10 @@ def test_every_page_of_the_guide_is_in_the_contents(root, contents):
     assert set(contents["Guide"]) == pages and len(contents["Guide"]) == len(pages)
 
 
+def test_every_table_that_is_kept_has_a_page(root, contents):
+    assert {f"figures/{path.stem}" for path in (root / "figures").glob("*.md")} <= set(contents["Measurements"])
+
+
 def test_every_public_room_has_a_page(root, contents):
     rooms = {p.stem for p in (root / "ncbook").iterdir() if not p.name.startswith("_") and p.suffix in ("", ".py")}
     documented = {page.rpartition("/")[2] for page in contents["Reference"]} - {"ncbook"}
