@@ -73,6 +73,13 @@ def test_every_notebook_is_in_the_table_with_its_thumbnail(root, readme):
     assert sum(file.stat().st_size for file in files) < 400_000
 
 
+def test_readme_and_guide_give_each_notebook_the_same_minutes(root, readme):
+    guide = (root / "book" / "guide" / "notebooks.md").read_text()
+    short = dict(re.findall(r"\]\(notebooks/([^)]+)\.ipynb\)[^|]+?([\d.]+) min \|", readme))
+    full = dict(re.findall(r"\]\(\.\./\.\./notebooks/([^)]+)\.ipynb\)[^|]+\|[^|]+\| ([\d.]+) \|", guide))
+    assert short == full and len(full) == len([*(root / "notebooks").rglob("*.ipynb")])
+
+
 def test_every_link_and_picture_is_there(root, page):
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
         file, _, anchor = link.partition("#")
