@@ -84,6 +84,7 @@ notebooks: env  ## Run all notebooks in place with their defaults: the only outp
 figures: env  ## Rebuild figures/: every notebook on strokes and on what NCBOOK_DATA holds.
 	@$(BIN)/python figures/make.py
 	@$(BIN)/python figures/explorers.py
+	@$(BIN)/python figures/thumbnails.py
 
 .PHONY: bench
 bench: env  ## Compare with the peers: benchmarks/results/*.md.

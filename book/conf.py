@@ -18,7 +18,7 @@ copyright = author
 version = release = ncbook.__version__
 root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "notebooks/**.ipynb", "book/**.md",
-                    "benchmarks/**.md"]  # fmt: skip
+                    "benchmarks/**.md", "figures/*.md"]  # fmt: skip
 exclude_patterns = ["**/.ipynb_checkpoints"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.mathjax",
               "sphinx-mathjax-offline"]  # fmt: skip
@@ -42,7 +42,7 @@ default_role = "py:obj"  # `name` in a docstring
 html_theme = "furo"
 html_title = f"ncbook {release}"
 html_copy_source = html_show_sourcelink = False
-html_static_path = []
+html_static_path, html_css_files = ["static"], ["book.css"]
 
 TOCTREE = """
 
@@ -60,12 +60,13 @@ def pages(pattern: str) -> list[str]:
     return [str(path.relative_to(ROOT).with_suffix("")) for path in sorted(ROOT.glob(pattern))]
 
 
+GUIDE = ("notebooks", "own_model", "results", "theory", "library", "data", "explorers", "troubleshooting", "words")
 CONTENTS = {
+    "Guide": [f"book/guide/{name}" for name in GUIDE],
     "Notebooks": pages("notebooks/*.ipynb"),
     "Appendix": pages("notebooks/appendix/*.ipynb"),
-    "Your own model": ["book/report"],
     "Reference": ["book/api/ncbook", *(page for page in pages("book/api/*.md") if page != "book/api/ncbook")],
-    "Measurements": pages("benchmarks/results/*.md"),
+    "Measurements": [*pages("figures/*.md"), *pages("benchmarks/results/*.md")],
     "The project": ["CHANGELOG", "CONTRIBUTING"],
 }
 
@@ -74,6 +75,8 @@ def add_contents(_app, name: str, source: list[str]) -> None:
     """The contents of the book stand below README, which shows none on other pages."""
     if name == root_doc:
         source[0] += "".join(TOCTREE.format(caption=c, pages="\n".join(pages)) for c, pages in CONTENTS.items())
+    if name.startswith("figures/") and not source[0].startswith("#"):  # a table alone, as notebooks write it
+        source[0] = f"# {Path(name).name.replace('_', ' ').capitalize()}\n\n" + source[0]
     # images written as HTML, of which Sphinx copies none
     source[0] = re.sub(r'<img src="([^"]+)"[^>]*?(?:alt="([^"]*)")?[^>]*>', r"![\2](\1)", source[0])
 

@@ -10,7 +10,7 @@ import lazy_loader
 
 from ncbook import installation
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 installation.check_pair()
 # Torch's threads wait for each other by spinning, 300,000 rounds at every operation unless told otherwise, which holds

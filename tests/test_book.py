@@ -19,6 +19,15 @@ def test_every_notebook_has_a_page_in_its_order(root, contents):
         assert [page.rpartition("/")[2] for page in contents[caption]] == names
 
 
+def test_every_page_of_the_guide_is_in_the_contents(root, contents):
+    pages = {f"book/guide/{path.stem}" for path in (root / "book" / "guide").glob("*.md")}
+    assert set(contents["Guide"]) == pages and len(contents["Guide"]) == len(pages)
+
+
+def test_every_table_that_is_kept_has_a_page(root, contents):
+    assert {f"figures/{path.stem}" for path in (root / "figures").glob("*.md")} <= set(contents["Measurements"])
+
+
 def test_every_public_room_has_a_page(root, contents):
     rooms = {p.stem for p in (root / "ncbook").iterdir() if not p.name.startswith("_") and p.suffix in ("", ".py")}
     documented = {page.rpartition("/")[2] for page in contents["Reference"]} - {"ncbook"}
@@ -29,7 +38,13 @@ def test_every_public_room_has_a_page(root, contents):
 
 def test_pages_need_no_network(root, tmp_path):
     """A part is built as the whole is, every warning an error: 04 has formulas, pictures and an explorer."""
-    part = ["README.md", "notebooks/04_few_shot_bound.ipynb", "book/api/collapse.md", "book/api/theory.md"]
+    part = [
+        "README.md",
+        "book/guide/*.md",
+        "notebooks/04_few_shot_bound.ipynb",
+        "book/api/collapse.md",
+        "book/api/theory.md",
+    ]
     elsewhere = "toc.not_readable,toc.excluded,myst.xref_missing,myst.header,mystnb.unknown_mime_type"
     options = ["-D", f"include_patterns={','.join(part)}", "-D", f"suppress_warnings={elsewhere}"]
     command = [
