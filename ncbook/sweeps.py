@@ -1,7 +1,9 @@
 """Many experiments: over any `concurrent.futures.Executor`, or side by side on the cores of this machine."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 
@@ -111,7 +113,8 @@ def trained(
             yield training.train(experiment, images=own, threads=1)
         return
     workers = min(workers, len(missing))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_the_parent) as pool:
         futures = {one: pool.submit(_silently, *one) for one in missing}
         with Progress(len(missing), f"{len(missing)} networks, {workers} at once") as bar:
             try:
@@ -122,6 +125,16 @@ def trained(
                     yield training.train(experiment, images=own, threads=1)
             finally:  # an error, or a reader who has seen enough: what has not begun is not begun
                 pool.shutdown(cancel_futures=True)
+
+
+def _end_with_the_parent() -> None:
+    """On a worker: end when the notebook that started it is killed, rather than train on for nobody."""
+
+    def wait():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)  # as a kill would: what is on disk is whole, and a checkpoint is there to go on from
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _silently(experiment: Experiment, images: ImageClasses | None) -> None:

@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -191,3 +194,39 @@ def test_a_sweep_over_every_objective(tmp_path, monkeypatch):
     assert len(last) == len(catalog.OBJECTIVES) and last["value"].between(0.2, 1).all()
     heads = table.query("split == 'source_test' and metric == 'accuracy'")["objective"].unique()
     assert sorted(heads) == sorted(name for name, (_, own) in catalog.OBJECTIVES.items() if "train_way" not in own)
+
+
+ENDLESS = """
+if __name__ == "__main__":  # workers import this file
+    import ncbook
+    from ncbook import sweeps
+    endless = [ncbook.Experiment(backbone="conv4_small", n_source=6, n_novel=8, epochs=100_000, seed=s) for s in (0, 1)]
+    list(sweeps.trained(endless, workers=2))
+"""
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_workers_end_with_a_notebook_that_is_killed(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    environment = {**os.environ, "NCBOOK_RUNS": str(tmp_path / "runs")}
+    with subprocess.Popen([sys.executable, str(script)], env=environment) as parent:
+        until(lambda: len(list((tmp_path / "runs").glob("*/config.json"))) == 2)
+        started = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        assert len(started) >= 2
+        parent.kill()
+    until(lambda: not any(running(pid) for pid in started), seconds=30)
