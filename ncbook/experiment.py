@@ -4,6 +4,8 @@ No torch, no I/O. Notebooks build one in their second cell; `training.train` tak
 """
 
 import ast
+import builtins
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -450,11 +452,11 @@ def check_parameters(cells: list[str] | None = None) -> None:
         Traceback (most recent call last):
         ncbook.experiment.ParameterError: unknown parameter 'n_sorce'; did you mean 'n_source'? allowed: n_source
     """
+    namespace = {}
     if cells is None:
-        try:
-            cells = get_ipython().user_ns["In"]  # defined by IPython in every notebook
-        except NameError:
-            cells = []
+        with contextlib.suppress(NameError):
+            namespace = get_ipython().user_ns  # defined by IPython in every notebook
+        cells = namespace.get("In", [])
     injected, declared, parameter_cells, stale = {}, {}, [], set()
     for cell in cells:
         assigned = _assigned_literals(cell)
@@ -467,12 +469,14 @@ def check_parameters(cells: list[str] | None = None) -> None:
             stale = (stale | {name for old in parameter_cells if old & names for name in old}) - names
             parameter_cells = [old for old in parameter_cells if not old & names] + [names]
         stale -= assigned.keys()  # set anywhere else, a name has the value that a reader sees
-    used = _names_used(cells[-1]) if stale else set()
+    used = _names_used(cells[-1]) if parameter_cells else set()
+    unset = used - declared.keys() - namespace.keys() - vars(builtins).keys()
     known = stale.union(*parameter_cells)
-    for name in sorted(stale & used):
+    for name in sorted(stale & used | unset):
         for other in difflib.get_close_matches(name, known - stale - used, n=1):
-            raise ParameterError(f"unknown parameter {other!r}; {nearest(other, sorted(known & used))}")
-        raise ParameterError(f"{name} is not in the parameters cell; allowed: a line that sets it there")
+            raise ParameterError(f"unknown parameter {other!r}; {nearest(other, sorted(known & used | {name}))}")
+        if name in stale:
+            raise ParameterError(f"{name} is not in the parameters cell; allowed: a line that sets it there")
     for name, value in injected.items():
         if name not in declared:
             raise ParameterError(f"unknown parameter {name!r}; {nearest(name, list(declared))}")

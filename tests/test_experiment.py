@@ -273,6 +273,13 @@ def test_a_parameter_that_keeps_its_old_value_in_a_warm_kernel(edited, words):
     check_parameters([*warm, edited, USING, PARAMETERS, USING])  # put right
 
 
+def test_a_parameter_misspelled_in_its_own_cell_in_a_fresh_kernel():
+    misspelled = PARAMETERS.replace("n_source", "n_sourse")
+    with pytest.raises(ParameterError, match="unknown parameter 'n_sourse'; did you mean 'n_source'"):
+        check_parameters([misspelled, USING])
+    check_parameters([misspelled, "n_source = 3", USING])
+
+
 def test_a_reader_may_rename_and_add_parameters():
     renamed = PARAMETERS.replace("n_source", "classes") + "\nmine: int = 3"
     check_parameters([PARAMETERS, USING, renamed, USING.replace("=n_source", "=classes")])
