@@ -176,7 +176,7 @@ def _stay_apart(table):
     fall = np.log(cdnv.iloc[:, -1] / cdnv.iloc[:, 0])
     found, verdicts, parts, count = [], set(), [], 3 * left.index.get_level_values(0).nunique()
     for rate, values in left.groupby(level=0):
-        found += (last := mean_interval(values, count)), (lowest := mean_interval(dip[rate], count))
+        found += (last := mean_interval(values)), (lowest := mean_interval(dip[rate]))
         verdicts |= {side(values, 1, count, APART), side(dip[rate], 1, count, APART)}
         verdicts.add(side(fall[rate], -1, count))
         here, unscaled = normalized.loc[rate], raw.loc[rate]
@@ -187,5 +187,5 @@ def _stay_apart(table):
             f"{'{:.2f} ({:.2f} … {:.2f})'.format(*lowest)} of its first, last "
             f"{'{:.2f} ({:.2f} … {:.2f})'.format(*last)} of its largest value, raw × {grown:.2g}"
         )
-    text = f"normalized distance {'; '.join(parts)}; intervals for all at once; n = {len(left)} networks"
+    text = f"normalized distance {'; '.join(parts)}; n = {len(left)} networks"
     return Verdict(together(verdicts), text, *min(found), len(left))
