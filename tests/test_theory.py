@@ -871,3 +871,34 @@ def test_theta_is_the_largest_value_of_its_cubic_in_exact_arithmetic():
         linear, square = C0 - Y / 4, C0 - X / 2 + Y / 4  # C0 - f(d) = (1 - d)(C0 + linear d + square d^2)
         at = min(max(-linear / (2 * square), Fraction(0)), Fraction(1)) if square > 0 else Fraction(1)
         assert C0 + linear * at + square * at**2 > 0
+
+
+def test_the_bound_of_2025_by_hand():
+    bracket = 0.5 - 0.125 - 2 * 2**0.5 / 64  # a = 16, four shots
+    assert theory.published_bound_2025(0.0, 0.01, 0.0, shot=4, a=16) == pytest.approx(0.01 / bracket**2)
+
+
+@pytest.mark.parametrize("bound", [theory.spread_bound, theory.rank_bound])
+def test_ranks_of_pairs_count_one_by_one(bound):
+    ranks = torch.tensor([[1.0, 4.0], [1 - 1e-10, math.inf]], dtype=torch.float64)
+    found = bound(0.1, 5, ranks)
+    assert found[0].tolist() == pytest.approx([bound(0.1, 5, 1.0), bound(0.1, 5, 4.0)])
+    assert found[1].tolist() == pytest.approx([bound(0.1, 5, 1.0), bound(0.1, 5, math.inf)])
+    assert bound(0.1, 5, 1.0) > bound(0.1, 5, 4.0) > bound(0.1, 5, math.inf)
+
+
+def test_means_that_coincide_are_refused_by_name():
+    v = torch.full((3, 3), 0.1)
+    with pytest.raises(ValueError, match=r"min_distance=0\.0; allowed: a finite number above 0"):
+        theory.combined_bound(v, shot=5, way=2, samples=50, n_classes=3, depth=4, min_distance=0.0)
+
+
+def test_a_pool_that_is_too_small_is_named():
+    with pytest.raises(ValueError, match=r"samples=5 with shot=5"):
+        theory.iid_shots_factor(5, 5)
+
+
+def test_a_covariance_that_is_not_symmetric_is_refused():
+    lopsided = torch.tensor([[1.0, 0.5], [0.3, 1.0]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="not symmetric"):
+        theory.gaussian_error(torch.tensor([1.0, 0.0]), lopsided, torch.eye(2), shot=1)
