@@ -33,15 +33,13 @@ env: .venv/.installed  ## Make or update .venv with the locked versions.
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
-# One process per core with one thread each, the longest first; 01, 02 and 04 share a training, which is done once.
-MAIN := 03_new_classes 04_few_shot_bound 01_train_collapse 02_test_generalization
-
 .PHONY: run
 run: env  ## The main job: notebooks 01 to 04 with their defaults, results in out/.
 	@mkdir -p out
-	@printf 'notebooks/%s.ipynb\n' $(MAIN) | OMP_NUM_THREADS=1 xargs -P "$$(getconf _NPROCESSORS_ONLN)" -I NOTEBOOK \
-		sh -c 'echo NOTEBOOK && $(BIN)/papermill --no-progress-bar --log-level WARNING --kernel python3 \
-			NOTEBOOK "out/$$(basename NOTEBOOK)"' $(QUIETLY)
+	@for notebook in notebooks/0[1-4]_*.ipynb; do \
+		echo "$$notebook" && $(BIN)/papermill --no-progress-bar --log-level WARNING --kernel python3 \
+			"$$notebook" "out/$$(basename "$$notebook")" $(QUIETLY) || exit 1; \
+	done
 	@echo "Done: the results are in $(CURDIR)/out; open them with: make lab, folder out"
 
 # A process per core with one thread each: two processes that share their cores wait for each other's threads.

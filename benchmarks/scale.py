@@ -173,10 +173,10 @@ def main() -> None:
     draw(rows, HERE.parent / "figures" / ("scale.png" if arguments.device == "cpu" else f"{name}.png"), machine)
     (HERE / "results" / f"{name}.md").write_text(
         f"# Time and memory against size\n\n`python benchmarks/scale.py`; {machine}.\n\n"
-        f"Seconds are the smaller of {arguments.repeats} calls after one that is not counted; memory is the peak\n"
-        "beside the input. Both at the largest size, ten times the sources' own. An order is the slope of a line through\n"
-        f"the logarithms of the larger half of the sizes; of memory below {LEAST_MEBIBYTES} MiB there is none. Worse is\n"
-        f"what is more than {SLACK} above the expected order.\n\n"
+        f"Seconds are the smallest of {arguments.repeats} calls after one that is not counted; memory is the peak\n"
+        "beside the input. Both at the largest size, ten times the sources' own. An order is the slope of a line\n"
+        "through the logarithms of the larger half of the sizes; of memory there is none where one of these is\n"
+        f"below {LEAST_MEBIBYTES} MiB. Worse is what is more than {SLACK} above the expected order.\n\n"
         + table.to_markdown(index=False, floatfmt=".2f")
         + "\n"
     )

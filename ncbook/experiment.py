@@ -5,7 +5,6 @@ No torch, no I/O. Notebooks build one in their second cell; `training.train` tak
 
 import ast
 import builtins
-import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -454,9 +453,11 @@ def check_parameters(cells: list[str] | None = None) -> None:
     """
     namespace = {}
     if cells is None:
-        with contextlib.suppress(NameError):
+        try:
             namespace = get_ipython().user_ns  # defined by IPython in every notebook
-        cells = namespace.get("In", [])
+            cells = namespace["In"]
+        except NameError:
+            cells = []
     injected, declared, parameter_cells, stale = {}, {}, [], set()
     for cell in cells:
         assigned = _assigned_literals(cell)
