@@ -907,3 +907,40 @@ def test_ties_are_predicted_as_ties():
 def test_predictions_refuse_what_is_no_episode(support, queries, message):
     with pytest.raises((TypeError, ValueError), match=message):
         fewshot.predict(support, queries)
+
+
+def test_compare_takes_queries_from_another_set():
+    x, y = gaussian_classes(classes=8)
+    other, theirs = gaussian_classes(classes=8, spread=0.6, per_class=17, seed=0)
+    setting = dict(way=4, query=6, episodes=200, query_features=other + 0.3, query_labels=theirs)
+    together = fewshot.compare(x, y, heads=("ncc", "ridge"), shots=(1, 3), **setting)
+    for (head, shot), result in together.items():
+        assert torch.equal(result.per_episode, fewshot.evaluate(x, y, head=head, shot=shot, **setting).per_episode)
+    own = fewshot.compare(x, y, heads=("ncc",), shots=(1,), way=4, query=6, episodes=200)
+    assert not torch.equal(own["ncc", 1].per_episode, together["ncc", 1].per_episode)
+
+
+def test_a_result_says_what_it_is_the_accuracy_of():
+    x, y = gaussian_classes(classes=8)
+    result = fewshot.evaluate(
+        x, y, way=4, shot=3, query=6, episodes=50, head="logistic", ridge=2.0, seed=7, transform="l2"
+    )
+    found = {name: getattr(result, name) for name in ("head", "way", "shot", "query", "ridge", "seed", "transform")}
+    assert found == dict(head="logistic", way=4, shot=3, query=6, ridge=2.0, seed=7, transform=("l2",))
+    assert f"({100 * result.accuracy:.2f} ± {100 * result.ci95:.2f} %, 50 episodes, 4-way 3-shot" in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(way=2, shot=0, query=2), "shot=0; allowed"),
+        (dict(way=2, shot=1, query=0), "query=0; allowed"),
+        (
+            dict(way=2, shot=1, query=2, query_labels=torch.zeros(0, dtype=torch.int64)),
+            r"^query_labels has shape \[0\]",
+        ),
+    ],
+)
+def test_a_sampler_names_the_parameter_that_is_wrong(options, words):
+    with pytest.raises(ValueError, match=words):
+        fewshot.EpisodeSampler(UNEVEN, **options)
