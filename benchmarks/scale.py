@@ -143,6 +143,7 @@ def draw(rows: pd.DataFrame, path: Path, machine: str) -> None:
         for ax in column:
             ax.set(xscale="log", yscale="log")
             ax.grid(alpha=0.3)
+            ax.xaxis.set_minor_formatter("")
         column[0].legend(fontsize=7)
         column[1].set_xlabel(grows)
     axes[0, 0].set_ylabel("time (s)")
