@@ -1,6 +1,6 @@
 """Time and memory against samples, dimension, classes, episodes and runs, to ten times the sizes of the sources.
 
-    python benchmarks/scale.py                 # ten minutes on 2 cores
+    python benchmarks/scale.py                 # four minutes on 2 idle cores
     python benchmarks/scale.py --device cuda   # all but the runs, there
 
 The sources' largest setting is mini-ImageNet under a wide residual network: 64 classes of 600 images, 640 features, and

@@ -224,9 +224,12 @@ def test_workers_end_with_a_notebook_that_is_killed(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
     environment = {**os.environ, "NCBOOK_RUNS": str(tmp_path / "runs")}
-    with subprocess.Popen([sys.executable, str(script)], env=environment) as parent:
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment)
+    try:
         until(lambda: len(list((tmp_path / "runs").glob("*/config.json"))) == 2)
         started = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         assert len(started) >= 2
+    finally:
         parent.kill()
+        parent.wait()
     until(lambda: not any(running(pid) for pid in started), seconds=30)
