@@ -18,7 +18,7 @@ from ncbook._checks import check_choice, check_real, check_whole, nearest
 __all__ = ["Experiment", "NOT_IN_KEY", "ParameterError", "SCHEMA", "check_parameters"]
 __dir__ = __all__.copy
 
-SCHEMA = 5  # raise it when the same parameters come to mean other numbers, or a run's files change
+SCHEMA = 6  # raise it when the same parameters come to mean other numbers, or a run's files change
 NOT_IN_KEY = ("path",)  # where the images lie says nothing about them: their fingerprint is in the folder's name
 
 

@@ -289,6 +289,22 @@ def test_an_episodic_run_is_measured_like_every_other(tmp_path):
     assert accuracy[-1] > accuracy[0]
 
 
+@pytest.mark.parametrize("precision", catalog.PRECISIONS)
+def test_a_run_takes_the_steps_of_its_trainer(precision, tmp_path):
+    """What surrounds the steps changes none: within another autocast, torch kept the first step's bfloat16 weights."""
+    experiment = ncbook.Experiment(
+        objective="prototypical", n_source=6, n_novel=0, train_way=5, episodes_per_epoch=8, epochs=2, measurements=2,
+        backbone="conv4_small", precision=precision,
+    )  # fmt: skip
+    run = ncbook.train(experiment, runs_dir=tmp_path)
+    source = source_of(experiment)
+    trainer = Trainer(experiment, source.images, source.labels)
+    while not trainer.finished:
+        trainer.advance()
+    for name, value in run.model().state_dict().items():
+        assert torch.equal(value, trainer.backbone.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("name", catalog.OBJECTIVES)
 def test_a_step_in_bfloat16_goes_where_one_in_float32_goes(name):
     """What autocast keeps of a pass without gradients must not take those of the next one away."""

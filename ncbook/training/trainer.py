@@ -172,9 +172,10 @@ class Trainer:
 
     def _update(self, batch) -> Tensor:
         """One step of the optimizer; its loss."""
-        dtype = getattr(torch, self.precision)
-        reduced = dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=dtype) if reduced else contextlib.nullcontext():
+        # no cache: torch empties it only where the outermost autocast ends, and `train` computes within one; the steps
+        # would go on with the first one's weights
+        reduced, dtype = self.precision != "float32", getattr(torch, self.precision)
+        with torch.autocast(self.device.type, dtype, cache_enabled=False) if reduced else contextlib.nullcontext():
             loss = self.objective.loss(self.backbone, self.images, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
