@@ -166,8 +166,8 @@ def test_sampler_draws_the_same_episodes_epoch_after_epoch():
 # ---------------------------------------------------------------------------------------------- heads
 
 
-def products_of(x, episodes):
-    return routes.Gather(x, x).products(episodes, kernel=True, means=True)
+def products_of(x, episodes, kernels=9):
+    return routes.Gather(x, x).products(episodes, kernels=kernels, means=True)
 
 
 def episode_scores(head, x, episodes, ridge=1.0):
@@ -193,6 +193,18 @@ def test_ridge_scores_are_those_of_sklearn(shot, ridge):
         theirs = model.predict(x[q.flatten()].double()) - 1 / 5  # ours leave out the constant of all classes
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
         np.testing.assert_allclose(ours_exact, theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize("head", heads.KERNEL_HEADS)
+def test_scores_by_way_of_weights_are_those_of_inner_products(head):
+    """One head alone needs no single inner product with a query: w = sum_s a_s x_s takes fewer operations."""
+    x, y = gaussian_classes(dim=64)
+    episodes = fewshot.sample_episodes(y, shot=5, episodes=5)
+    few, many = products_of(x.double(), episodes, kernels=1), products_of(x.double(), episodes)
+    assert few.Kq is None and many.rows is None
+    torch.testing.assert_close(few.mq, many.mq)
+    one, other = (heads.scores_of(head, 1.0, 5, products) for products in (few, many))
+    torch.testing.assert_close(one.values, other.values, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("shot", [1, 5])
@@ -602,11 +614,11 @@ def test_whole_numbers_of_any_type():
 
 def test_cost_model():
     small, large = torch.zeros(400, 64), torch.zeros(12_000, 640)
-    assert routes.choose(small, small, [(10_000, 5, 75, False)]) == "gram"
-    assert routes.choose(large, large, [(1_000, 25, 75, False)]) == "gather"
-    assert routes.choose(large, large, [(1_000_000, 5, 75, False)]) == "gram"
+    assert routes.choose(small, small, [(10_000, 5, 75)], 1, 5) == "gram"
+    assert routes.choose(large, large, [(1_000, 25, 75)], 1, 5) == "gather"
+    assert routes.choose(large, large, [(1_000_000, 5, 75)], 1, 5) == "gram"
     huge = torch.empty(100_000, 640, device="meta")
-    assert routes.choose(huge, huge, [(10**9, 5, 75, False)]) == "gather"  # 40 GB
+    assert routes.choose(huge, huge, [(10**9, 5, 75)], 1, 5) == "gather"  # 40 GB
 
 
 @pytest.mark.gpu

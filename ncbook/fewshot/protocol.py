@@ -114,9 +114,14 @@ def run(
 def _chosen_route(support, queries, candidates, shots, setting) -> str:
     if setting.route != "auto":
         return setting.route
-    means_only = all(head in MEAN_HEADS for head, _ in candidates)
     way, query = setting.way, setting.query
-    return choose(support, queries, [(setting.episodes, way * shot, way * query, means_only) for shot in shots])
+    plan = [(setting.episodes, way * shot, way * query) for shot in shots]
+    return choose(support, queries, plan, _kernels(candidates), way)
+
+
+def _kernels(candidates: Iterable[Candidate]) -> int:
+    """How many need inner products of single shots."""
+    return sum(head not in MEAN_HEADS for head, _ in candidates)
 
 
 class _Game:
@@ -126,7 +131,7 @@ class _Game:
         self.route, self.support, self.queries = route, support, queries
         self.candidates, self.setting = candidates, setting
         self.ridges = {candidate: scaled_ridge(candidate.ridge, -exponent) for candidate in candidates}
-        self.kernel = any(head not in MEAN_HEADS for head, _ in candidates)
+        self.kernels = _kernels(candidates)
         self.means = any(head in MEAN_HEADS for head, _ in candidates)
 
     def play(self, sampler: EpisodeSampler) -> dict[tuple[Candidate, int], FewShotResult]:
@@ -140,7 +145,7 @@ class _Game:
             classes.append(block.classes)
             for first in range(0, len(block), chunk):
                 part = block[first : first + chunk]
-                products = self.route.products(part, kernel=self.kernel, means=self.means)
+                products = self.route.products(part, kernels=self.kernels, means=self.means)
                 for candidate, tally in tallies.items():
                     scores = scores_of(candidate.head, self.ridges[candidate], way, products)
                     tally.add(part, *_decide(scores, products, setting))

@@ -30,16 +30,12 @@ class Route:
         same = queries is support
         self.query_norms = self.support_norms if same else torch.linalg.vector_norm(queries, dim=1)
 
-    def products(self, episodes: Episodes, *, kernel: bool, means: bool) -> Products:
-        """The products of a chunk of episodes: those of single shots, those of class means, or both."""
-        K = Kq = mq = mm = None
-        if kernel:
-            K, Kq = self.kernel(episodes)
-        if means:
-            mq, mm = means_of_kernel(K, Kq, episodes.support.shape[1]) if kernel else self.means(episodes)
+    def products(self, episodes: Episodes, *, kernels: int, means: bool) -> Products:
+        """The products of a chunk of episodes: those that ``kernels`` heads need, those of class means, or both."""
+        products = self.inner_products(episodes, kernels, means)
         shot_norm = self.support_norms.take(episodes.support).flatten(1).amax(1)
         query_norms = self.query_norms.take(episodes.query.flatten(1))
-        return Products(K, Kq, mq, mm, shot_norm, query_norms, self.support.shape[1])
+        return Products(**products, shot_norm=shot_norm, query_norms=query_norms, dim=self.support.shape[1])
 
 
 class Gather(Route):
@@ -51,17 +47,21 @@ class Gather(Route):
         """Bytes per episode."""
         return (shots + queries) * self.support.shape[1] * self.support.element_size()
 
-    def kernel(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """K [E, S, S] and Kq [E, S, Q]."""
-        s, q = rows_of(self.support, episodes.support), rows_of(self.queries, episodes.query)
-        return s @ s.mT, s @ q.mT
-
-    def means(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """Inner products of class means: mq [E, way, Q] and mm [E, way]."""
-        # gathers and averages without a copy of the shots
-        m = F.embedding_bag(episodes.support.flatten(0, 1), self.support, mode="mean")
-        m = m.view(len(episodes), -1, m.shape[1])
-        return m @ rows_of(self.queries, episodes.query).mT, m.square().sum(-1)
+    def inner_products(self, episodes: Episodes, kernels: int, means: bool) -> dict:
+        """Fields of `Products`; of shots with queries only where that takes fewer operations than their weights do."""
+        e, way, _ = episodes.support.shape
+        q = rows_of(self.queries, episodes.query)
+        if not kernels:
+            # gathers and averages without a copy of the shots
+            m = F.embedding_bag(episodes.support.flatten(0, 1), self.support, mode="mean").view(e, way, -1)
+            return dict(K=None, Kq=None, mq=m @ q.mT, mm=m.square().sum(-1))
+        s = rows_of(self.support, episodes.support)
+        weights = by_weights(kernels, way, s.shape[1], q.shape[1])
+        fields = dict(K=s @ s.mT, Kq=None if weights else s @ q.mT, rows=(s, q) if weights else None)
+        if not means:
+            return fields | dict(mq=None, mm=None)
+        m = s.view(e, way, -1, s.shape[2]).mean(2)
+        return fields | dict(mq=m @ q.mT, mm=m.square().sum(-1))
 
 
 class Gram(Route):
@@ -78,24 +78,16 @@ class Gram(Route):
         """Bytes per episode: the numbers and their int64 places."""
         return shots * (shots + queries) * (self.shots_shots.element_size() + 8)
 
-    def kernel(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """K [E, S, S] and Kq [E, S, Q]."""
-        s, q = episodes.support.flatten(1), episodes.query.flatten(1)
-        return _pick(self.shots_shots, s, s), _pick(self.shots_queries, s, q)
-
-    def means(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """Inner products of class means: mq [E, way, Q] and mm [E, way]."""
+    def inner_products(self, episodes: Episodes, kernels: int, means: bool) -> dict:
+        """Fields of `Products`."""
         e, way, shot = episodes.support.shape
-        mq = _pick(self.shots_queries, episodes.support.flatten(1), episodes.query.flatten(1))
+        shots, queries = episodes.support.flatten(1), episodes.query.flatten(1)
+        Kq = _pick(self.shots_queries, shots, queries)
+        K = _pick(self.shots_shots, shots, shots) if kernels else None
+        if not means:
+            return dict(K=K, Kq=Kq, mq=None, mm=None)
         mm = _pick(self.shots_shots, episodes.support, episodes.support)  # [E, way, shot, shot]
-        return mq.view(e, way, shot, -1).mean(2), mm.mean((2, 3))
-
-
-def means_of_kernel(K: Tensor, Kq: Tensor, way: int) -> tuple[Tensor, Tensor]:
-    """What ``means`` gives, from what ``kernel`` gave."""
-    e, s, q = Kq.shape
-    blocks = K.view(e, way, s // way, way, s // way).mean((2, 4))
-    return Kq.view(e, way, s // way, q).mean(2), blocks.diagonal(dim1=1, dim2=2)
+        return dict(K=K, Kq=Kq, mq=Kq.view(e, way, shot, -1).mean(2), mm=mm.mean((2, 3)))
 
 
 def rows_of(features: Tensor, rows: Tensor) -> Tensor:
@@ -116,8 +108,13 @@ def chunk_size(route: Gather | Gram, shots: int, queries: int, device: torch.dev
     return max(1, (_CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK) // route.bytes(shots, queries))
 
 
-def choose(support: Tensor, queries: Tensor, plan: list[tuple[int, int, int, bool]]) -> str:
-    """The cheaper route for ``plan``, a list of (episodes, shots, queries, are class means enough?)."""
+def by_weights(kernels: int, way: int, shots: int, queries: int) -> bool:
+    """Whether the weights of ``kernels`` heads take fewer operations than inner products of shots with queries."""
+    return kernels * way * (shots + queries) < shots * queries
+
+
+def choose(support: Tensor, queries: Tensor, plan: list[tuple[int, int, int]], kernels: int, way: int) -> str:
+    """The cheaper route for ``plan``, a list of (episodes, shots, queries), if ``kernels`` heads need single shots."""
     flops, bandwidth, near, far = _RATES.get(support.device.type, _RATES["cuda"])
     n, m, dim, size = len(support), len(queries), support.shape[1], support.element_size()
     entries = n * n + (0 if queries is support else n * m)
@@ -126,8 +123,8 @@ def choose(support: Tensor, queries: Tensor, plan: list[tuple[int, int, int, boo
     gather = gram = 0.0
     gram += 2 * entries * dim / flops + 2 * entries * size / bandwidth
     pick = near if entries * size <= _CACHE else far
-    for episodes, s, q, means_only in plan:
-        products = (5 if means_only else s) * q + (0 if means_only else s * s)
+    for episodes, s, q in plan:
+        products = s * s + min(s * q, kernels * way * (s + q)) if kernels else way * q
         gather += episodes * (2 * (s + q) * dim * size / bandwidth + 2 * products * dim / flops)
         gram += episodes * s * (s + q) * pick
     return "gram" if gram < gather else "gather"
