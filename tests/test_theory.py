@@ -675,6 +675,8 @@ def test_numbers_at_the_end_of_their_range():
     call = dict(variance_gain=1.0, distance=1.0, sample_distance=1e-200)
     assert theory.new_samples_bound(0.1, mean_error=1e200, **call) == math.inf
     assert theory.quadratic_bound(2**70, 3) == pytest.approx(1)
+    assert theory.cdnv_bound(2**64, torch.tensor(1)) == pytest.approx(2)  # torch has no whole number that large
+    assert theory.without_replacement_factor(2**64, torch.tensor(1)) == 1
     with pytest.raises(ValueError, match=r"shot=tensor\(\[1, 2\]\); allowed: a finite number of at least 1"):
         theory.cdnv_bound(0.1, torch.tensor([1, 2]))
 

@@ -50,11 +50,11 @@ def cdnv_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = "undr
         >>> round(cdnv_bound(0.1, shot=1, pool=2, queries="all"), 6)  # c = 1 + (2 - 1) / (1 * 1) = 2
         0.571429
     """
-    check_cdnv("cdnv", cdnv)
-    check_shot(shot)
+    cdnv = check_cdnv("cdnv", cdnv)
+    shot = check_shot(shot)
     c = 1 + 1 / shot
     if pool is not None:
-        check_pool("pool", pool, shot, queries)
+        pool, shot = check_pool("pool", pool, shot, queries)
         c = 1 + (pool if queries == QUERIES[0] else pool - shot) / (shot * (pool - 1))
     return saturating(2 * c * cdnv, 2.0)
 
@@ -83,7 +83,7 @@ def mean_mismatch_bound(cdnv):
         >>> mean_mismatch_bound(0.25)  # 1 / (1 + 1)
         0.5
     """
-    check_cdnv("cdnv", cdnv)
+    cdnv = check_cdnv("cdnv", cdnv)
     return saturating(4 * cdnv, 1.0)
 
 
@@ -140,11 +140,11 @@ def rank_bound(cdnv, shot: int, rank: float):
 
 def _of_rank(cdnv, shot: int, rank: float, constant: int):
     """(2/n + (constant + 4/n) / r) V."""
-    check_cdnv("cdnv", cdnv)
-    check_shot(shot)
+    cdnv = check_cdnv("cdnv", cdnv)
+    shot = check_shot(shot)
     if isinstance(rank, torch.Tensor) and rank.ndim:
         rank = rank.where(~((rank < 1) & (rank >= 1 - 1e-9)), 1.0)  # as `effective_rank` may round
-    check_at_least("rank", rank, 1, infinite=True, nan=isinstance(rank, torch.Tensor) and rank.ndim > 0)
+    rank = check_at_least("rank", rank, 1, infinite=True, nan=isinstance(rank, torch.Tensor) and rank.ndim > 0)
     return (2 / shot + (constant + 4 / shot) / rank) * cdnv
 
 

@@ -83,7 +83,7 @@ def sharp_bound(cdnv, shot: int):
         >>> round(sharp_bound(0.1, shot=1), 6)  # (0.4 + 2 * 5 * 0.01) / 1.4
         0.357143
     """
-    check_cdnv("cdnv", cdnv)
+    cdnv = check_cdnv("cdnv", cdnv)
     return saturating(4 * cdnv, 1.0) * (1 + second_order(shot) / 2 * cdnv)
 
 
@@ -117,7 +117,7 @@ def leave_one_out_bound(cdnv, shot: int):
         >>> round(leave_one_out_bound(0.1, shot=1), 6)  # 0.6 / 1.3
         0.461538
     """
-    check_cdnv("cdnv", cdnv)
+    cdnv = check_cdnv("cdnv", cdnv)
     n = check_whole("shot", shot, 1)
     return saturating((4 - 1 / n**2) * cdnv, 1 + n / (2 * n**2 - 1))
 
@@ -149,7 +149,7 @@ def one_shot_bound(cdnv, shot: int = 1):
         >>> round(one_shot_bound(0.1), 6), one_shot_bound(0.5)  # 0.9 / 2.6 and 2 / 2.25
         (0.346154, 0.8888888888888888)
     """
-    check_cdnv("cdnv", cdnv)
+    cdnv = check_cdnv("cdnv", cdnv)
     check_whole("shot", shot, 1, 1)
     v = torch.as_tensor(cdnv, dtype=torch.float64)
     upper = v.clamp_max(1.0)
@@ -180,7 +180,7 @@ def fixed_center_bound(ratio):
         >>> round(fixed_center_bound(0.1), 6)  # 0.4 / 1.2
         0.333333
     """
-    check_at_least("ratio", ratio, 0, infinite=True, nan=True)
+    ratio = check_at_least("ratio", ratio, 0, infinite=True, nan=True)
     return saturating(2 * ratio, 2.0)
 
 
@@ -209,7 +209,7 @@ def best_bound(cdnv, shot: int):
         >>> [round(best_bound(0.1, shot=n), 3) for n in (1, 2, 5, 20)]
         [0.346, 0.351, 0.313, 0.293]
     """
-    check_cdnv("cdnv", cdnv)
+    cdnv = check_cdnv("cdnv", cdnv)
     shot = check_whole("shot", shot, 1)
     bounds = [sharp_bound, leave_one_out_bound, quadratic_bound, *([one_shot_bound] if shot == 1 else [])]
     v = torch.as_tensor(cdnv, dtype=torch.float64)

@@ -61,7 +61,7 @@ def second_moment_bound(features: Tensor, labels: Tensor | None = None, *, shot:
         >>> abs(float(second_moment_bound(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - bound) < 1e-12
         True
     """
-    check_shot(shot)
+    shot = check_shot(shot)
     of = _moments(features, labels)
     w = _linear_variance(of, shot)
     rho = of.variance[..., :, None] / (shot * of.squared_distance)
@@ -105,7 +105,7 @@ def directional_bound(features: Tensor, labels: Tensor | None = None, shot: int 
         >>> abs(float(directional_bound(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - w / (w + 1)) < 1e-12
         True
     """
-    check_shot(shot)
+    shot = check_shot(shot)
     of = _moments(features, labels)
     n, d4 = shot, of.squared_distance**2
     squares = of.products.diagonal(dim1=-2, dim2=-1)  # tr Sigma_c^2
@@ -152,10 +152,10 @@ def published_bound_2025(cdnv, directional_cdnv, root_cdnv, *, shot: int, way: i
     """
     for name, value in dict(cdnv=cdnv, directional_cdnv=directional_cdnv, root_cdnv=root_cdnv).items():
         check_cdnv(name, value)
-    check_shot(shot)
-    check_at_least("way", way, 2)
+    shot = check_shot(shot)
+    way = check_at_least("way", way, 2)
     least = max(5.0, 4 + 2**2.5 / shot)
-    check_at_least("a", a, 0)
+    a = check_at_least("a", a, 0)
     if a < 5 or a <= 4 + 2**2.5 / shot:
         raise ValueError(f"a={a!r} with shot={shot!r}; allowed: at least 5 and above {least:.4g}")
     bracket = 1 / 2 - 2 / a - 2**1.5 / (a * shot)
@@ -196,7 +196,7 @@ def published_bound_2026(features: Tensor, labels: Tensor | None = None, *, shot
         >>> abs(float(published_bound_2026(x, torch.tensor([0, 0, 1, 1]), shot=1)[0, 1]) - (0.04 + e**2)) < 1e-12
         True
     """
-    check_shot(shot)
+    shot = check_shot(shot)
     of = _moments(features, labels)
     n, v, m4, d2 = shot, of.variance, of.fourth, of.squared_distance
     V = (v[..., :, None] + v[..., None, :]) / d2

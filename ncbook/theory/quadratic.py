@@ -66,10 +66,10 @@ def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = 
         >>> round(quadratic_bound(0.25, shot=10**9), 3), round(quadratic_bound(0.1, shot=1), 4)  # 1 / 2 and 0.6 / 1.3
         (0.5, 0.4615)
     """
-    check_cdnv("cdnv", cdnv)
-    check_shot(shot)
+    cdnv = check_cdnv("cdnv", cdnv)
+    shot = check_shot(shot)
     if pool is not None:
-        check_pool("pool", pool, shot, queries)
+        pool, shot = check_pool("pool", pool, shot, queries)
     values = torch.as_tensor(cdnv if isinstance(cdnv, Tensor) else float(cdnv), dtype=torch.float64)
     # far above the largest V whose quadratic is kept the bound is 1, which is its limit
     v = values.nan_to_num(0.0, posinf=_VACUOUS).clamp_max(_VACUOUS).flatten()
@@ -132,7 +132,7 @@ def directional_quadratic_bound(features: Tensor | PairMoments, labels: Tensor |
         >>> round(float(directional_quadratic_bound(x, torch.tensor([0, 0, 1, 1]), shot=10**9)[0, 1]), 5)  # 0.04 / 1.04
         0.03846
     """
-    check_shot(shot)
+    shot = check_shot(shot)
     of = _moments(features, labels)
     n = shot
     d2 = of.squared_distance.where(of.squared_distance > 0, 1.0)  # equal means: `_balanced` makes the bound 1

@@ -41,11 +41,11 @@ def new_samples_bound(cdnv, *, mean_error, variance_gain, distance, sample_dista
         >>> new_samples_bound(0.1, mean_error=0.5, variance_gain=0.1, distance=1.0, sample_distance=1.0)  # 0.2 * 2^2
         0.8
     """
-    check_cdnv("cdnv", cdnv)
-    check_at_least("mean_error", mean_error, 0)
-    check_at_least("variance_gain", variance_gain, 0)
-    check_at_least("distance", distance, 0, above=True)
-    check_at_least("sample_distance", sample_distance, 0, above=True)
+    cdnv = check_cdnv("cdnv", cdnv)
+    mean_error = check_at_least("mean_error", mean_error, 0)
+    variance_gain = check_at_least("variance_gain", variance_gain, 0)
+    distance = check_at_least("distance", distance, 0, above=True)
+    sample_distance = check_at_least("sample_distance", sample_distance, 0, above=True)
     factor = 1 + 2 * mean_error / distance
     # quotients and products, where ** would raise an error if the numbers are too large or too small
     return (cdnv + variance_gain / sample_distance / sample_distance) * factor * factor
@@ -141,7 +141,7 @@ def without_replacement_factor(samples: int, shot: int) -> float:
         >>> without_replacement_factor(500, 5)
         1.0101010101010102
     """
-    check_pool("samples", samples, shot)
+    samples, shot = check_pool("samples", samples, shot)
     return samples / (samples - shot)
 
 
@@ -169,7 +169,7 @@ def iid_shots_factor(samples: int, shot: int) -> float:
         1.0515
     """
     check_whole("shot", shot, 1)
-    check_pool("samples", samples, shot)
+    samples, shot = check_pool("samples", samples, shot)
     distinct = math.prod(1 - i / samples for i in range(1, shot + 1))
     return 1 / (distinct * math.prod(1 - i / samples for i in range(1, shot)))
 
@@ -255,11 +255,11 @@ def combined_bound(
         >>> round(bound.leading, 6)  # 101 / 100 * 2 * 0.01
         0.0202
     """
-    check_cdnv("cdnv", cdnv)
+    cdnv = check_cdnv("cdnv", cdnv)
     factor = without_replacement_factor(samples, shot)
     for name, value, low in (("way", way, 2), ("n_classes", n_classes, 2), ("depth", depth, 1)):
         check_at_least(name, value, low)
-    check_at_least("min_distance", min_distance, 0, above=True)
+    min_distance = check_at_least("min_distance", min_distance, 0, above=True)
     pairs = _off_diagonal("cdnv", cdnv)
     return CombinedBound(
         leading=(way - 1) * factor * (1 + 1 / shot) * float(pairs.mean()),
