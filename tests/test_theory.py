@@ -677,6 +677,9 @@ def test_numbers_at_the_end_of_their_range():
     assert theory.quadratic_bound(2**70, 3) == pytest.approx(1)
     assert theory.cdnv_bound(2**64, torch.tensor(1)) == pytest.approx(2)  # torch has no whole number that large
     assert theory.without_replacement_factor(2**64, torch.tensor(1)) == 1
+    points = torch.zeros(1, 2, 2, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="shot"):
+        theory.distributions.errors(theory.distributions.Distributions(points, torch.full((1, 2, 2), 0.5)), shot=2**64)
     with pytest.raises(ValueError, match=r"shot=tensor\(\[1, 2\]\); allowed: a finite number of at least 1"):
         theory.cdnv_bound(0.1, torch.tensor([1, 2]))
 

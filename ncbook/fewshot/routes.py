@@ -56,7 +56,8 @@ class Gather(Route):
             m = F.embedding_bag(episodes.support.flatten(0, 1), self.support, mode="mean").view(e, way, -1)
             return dict(K=None, Kq=None, mq=m @ q.mT, mm=m.square().sum(-1))
         s = rows_of(self.support, episodes.support)
-        weights = by_weights(kernels, way, s.shape[1], q.shape[1])
+        S, Q = s.shape[1], q.shape[1]
+        weights = weight_products(kernels, way, S, Q) < S * Q
         fields = dict(K=s @ s.mT, Kq=None if weights else s @ q.mT, rows=(s, q) if weights else None)
         if not means:
             return fields | dict(mq=None, mm=None)
@@ -108,9 +109,9 @@ def chunk_size(route: Gather | Gram, shots: int, queries: int, device: torch.dev
     return max(1, (_CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK) // route.bytes(shots, queries))
 
 
-def by_weights(kernels: int, way: int, shots: int, queries: int) -> bool:
-    """Whether the weights of ``kernels`` heads take fewer operations than inner products of shots with queries."""
-    return kernels * way * (shots + queries) < shots * queries
+def weight_products(kernels: int, way: int, shots: int, queries: int) -> int:
+    """Products of D terms that ``kernels`` heads take by their weights, where shots with queries take S x Q in all."""
+    return kernels * way * (shots + queries)
 
 
 def choose(support: Tensor, queries: Tensor, plan: list[tuple[int, int, int]], kernels: int, way: int) -> str:
@@ -124,7 +125,7 @@ def choose(support: Tensor, queries: Tensor, plan: list[tuple[int, int, int]], k
     gram += 2 * entries * dim / flops + 2 * entries * size / bandwidth
     pick = near if entries * size <= _CACHE else far
     for episodes, s, q in plan:
-        products = s * s + min(s * q, kernels * way * (s + q)) if kernels else way * q
+        products = s * s + min(s * q, weight_products(kernels, way, s, q)) if kernels else way * q
         gather += episodes * (2 * (s + q) * dim * size / bandwidth + 2 * products * dim / flops)
         gram += episodes * s * (s + q) * pick
     return "gram" if gram < gather else "gather"

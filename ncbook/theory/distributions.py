@@ -114,7 +114,7 @@ def errors(distributions: Distributions, shot: int) -> Tensor:
         >>> float(errors(Distributions(points, torch.full((1, 2, 2), 0.5)), shot=1))  # all but x = m = 0; m_1 = 1
         0.625
     """
-    shot = check_shot(shot)
+    check_shot(shot)
     n_pairs, _, n_points, _ = distributions.points.shape
     ways = math.comb(shot + n_points - 1, n_points - 1)
     if ways > _LARGEST:

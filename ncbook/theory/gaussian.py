@@ -53,7 +53,7 @@ def gaussian_error(gap: Tensor, first: Tensor, second: Tensor, shot: int) -> flo
         >>> abs(gaussian_error(torch.tensor([2.0]), torch.ones(1), torch.ones(1), shot=1) - by_hand) < 1e-9
         True
     """
-    shot = check_shot(shot)
+    check_shot(shot)
     shot = min(shot, _MOST_SHOTS)
     gap = torch.as_tensor(gap).detach().double()
     if gap.ndim != 1:

@@ -169,7 +169,7 @@ def iid_shots_factor(samples: int, shot: int) -> float:
         1.0515
     """
     check_whole("shot", shot, 1)
-    samples, shot = check_pool("samples", samples, shot)
+    check_pool("samples", samples, shot)
     distinct = math.prod(1 - i / samples for i in range(1, shot + 1))
     return 1 / (distinct * math.prod(1 - i / samples for i in range(1, shot)))
 
