@@ -86,7 +86,7 @@ figures: env  ## Rebuild figures/: every notebook on strokes and on what NCBOOK_
 
 .PHONY: bench
 bench: env  ## Compare with the peers: benchmarks/results/*.md.
-	@for benchmark in collapse fewshot training objectives report; do $(BIN)/python "benchmarks/$$benchmark.py" || exit 1; done
+	@for benchmark in collapse fewshot training objectives report scale omniglot; do $(BIN)/python "benchmarks/$$benchmark.py" || exit 1; done
 
 .PHONY: book
 book: env  ## Notebooks, API and a report as pages in out/book, to be read without a network.

@@ -15,6 +15,7 @@ from pathlib import Path
 import collapse
 import fewshot
 import objectives
+import omniglot
 import pandas as pd
 import report
 import torch
@@ -79,6 +80,11 @@ def objectives_table(device: str) -> str:
 def report_table(device: str) -> str:
     """A whole report in one pass over up to a million features: seconds, and memory that does not grow."""
     return "\n".join(report.memory([50_000, 200_000, 1_000_000], 1000, 512, device))
+
+
+def omniglot_table(device: str) -> str:
+    """Seconds of training to 99 % on new characters; needs the images of Omniglot."""
+    return omniglot.run(device)
 
 
 def matrix_rate(device: str, size: int = 8192) -> float:
@@ -158,6 +164,7 @@ MEASUREMENTS = {
     "training": training_table,
     "objectives": objectives_table,
     "report": report_table,
+    "omniglot": omniglot_table,
     "settings": settings_table,
 }
 

@@ -105,7 +105,7 @@ def execute(job: Job, threads: int) -> tuple[float, str]:
 
 def main() -> None:
     """Run all jobs and write made.md."""
-    from ncbook import features, runs
+    from ncbook import features, runs, training
 
     device = features.resolve_device()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -136,8 +136,9 @@ def main() -> None:
         "",
         f"By `python figures/make.py --jobs {options.jobs}`{' --full' if options.full else ''} on {device.type}, "
         f"{about['cores']} cores of {about['processor']}, {threads} thread(s) per notebook; torch "
-        f"{about['versions']['torch']}, Python {about['python']}. {time.monotonic() - began:.0f} s in all, "
-        "networks that were trained before were found again.",
+        f"{about['versions']['torch']}, Python {about['python']}; networks train in "
+        f"{training.resolve_precision('auto', device)} unless their settings say otherwise. "
+        f"{time.monotonic() - began:.0f} s in all, networks that were trained before were found again.",
         "",
         "| notebook | settings | seconds |",
         "|---|---|---|",

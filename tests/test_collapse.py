@@ -662,6 +662,10 @@ def test_bad_arguments():
             ValueError, match="weight has entries up to .*; allowed: finite numbers that are not all zero"
         ):
             collapse.nc3(x, y, bad)
+    with pytest.raises(TypeError, match=r"weight is of type list; allowed: .*\[C, D\] of floats"):
+        collapse.nc3(x, y, weight.tolist())
+    with pytest.raises(TypeError, match=r"weight has dtype torch.int64; allowed: a float dtype"):
+        collapse.nc3(x, y, weight.long())
     for bad in (logits.T, logits[:-1], logits[:, :4]):
         with pytest.raises(ValueError, match=r"logits has shape .*; allowed: \[N, C\]"):
             collapse.nc4(x, y, bad)

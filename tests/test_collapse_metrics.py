@@ -607,6 +607,23 @@ def test_bad_second_pass():
     assert second.decided == 0 and second.scatter.sum() == 0
 
 
+@pytest.mark.parametrize("row", [0, 599])
+def test_second_pass_sees_a_broken_row_wherever_it_is(row):
+    """With 2,048 classes decisions are made 512 rows at a time."""
+    x, y = sample(n=0, n_classes=2048, dim=3)
+    second = accumulated(x, y, batch=4096, n_classes=2048).second_pass(directional=False)
+    broken = x[:600].clone()
+    broken[row, 1] = torch.nan
+    with pytest.raises(ValueError, match="features holds NaN"):
+        second.update(broken, y[:600], torch.zeros(600, 2048))
+    assert second.decided == 0
+    logits = torch.zeros(600, 2048)
+    logits[row, 5] = torch.nan
+    with pytest.raises(ValueError, match="logits hold NaN"):
+        second.update(x[:600], y[:600], logits)
+    assert second.decided == 0
+
+
 def test_bad_states_at_compute():
     metrics = collapse.CollapseMetrics(3, 2)
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="at least two classes"):

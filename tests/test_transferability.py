@@ -262,6 +262,7 @@ def test_leaving_classes_out_is_measuring_the_others():
             torch.testing.assert_close(nc1_of(moments), collapse.nc1(x[rows], y[rows]), rtol=1e-9, atol=0)
     with pytest.raises(ValueError, match="labels hold 2 classes; allowed: at least 3"):
         next(jackknife.moments_without_each(*sample(2)))
+    assert len(list(jackknife.moments_without_each(*sample(3)))) == 3  # two classes are left, which have a CDNV
 
 
 def test_the_jackknife_covers_as_often_as_it_says():

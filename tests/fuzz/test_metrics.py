@@ -117,9 +117,9 @@ def check(name, value, truth, rel, covariances=False):
     """Compare with the truth. ``covariances``: the value comes from sums of squares, of which 2^-52 is lost."""
     least = 1e-12 if name == "nc2" else 1e-13 * float(truth.size / truth.nearest) if truth.degenerate else 1e-24
     if name == "variability_collapse_index":  # a fraction: where S_W is nearly singular, its last digits are rounding
-        least = 1e-6 if truth.degenerate else 1e-9
-        if covariances:  # a variance that small is not seen there beside the largest one
-            least = max(least, 1e-15 / float(truth.least_of_total))
+        # S_W enters as a matrix, whose least eigenvalue keeps the digits that rounding of its largest one leaves
+        rounding = 1e-15 if covariances else 1e-16
+        least = max(1e-6 if truth.degenerate else 1e-9, rounding / float(truth.least_of_total))
         rel = max(rel, 1e-13 * float(truth.size / truth.nearest) ** 2)  # one far sample takes digits from the others
     assert value == pytest.approx(float(truth.values[name]), rel=rel, abs=least), name
 
