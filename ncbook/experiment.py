@@ -404,17 +404,29 @@ def _refuse_unknown(init):
 Experiment.__init__ = _refuse_unknown(Experiment.__init__)
 
 
-def _assigned_literals(cell: str) -> dict[str, object]:
-    """Plain ``name = literal`` assignments of a notebook cell; names of other assignments map to Ellipsis."""
-    found: dict[str, object] = {}
+def _assigned_literals(cell: str) -> tuple[dict[str, object], dict[str, str]]:
+    """Values of plain ``name = literal`` assignments of a cell, Ellipsis for other ones; and annotations, by name."""
+    values, annotations = {}, {}
     for node in _parsed(cell).body:
         targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(targets[0], ast.Name):
             try:
-                found[targets[0].id] = ast.literal_eval(node.value)
+                values[targets[0].id] = ast.literal_eval(node.value)
             except (ValueError, TypeError):
-                found[targets[0].id] = ...
-    return found
+                values[targets[0].id] = ...
+            if isinstance(node, ast.AnnAssign):
+                annotations[targets[0].id] = ast.unparse(node.annotation)
+    return values, annotations
+
+
+def _is_of_type(value: object, annotation: str) -> bool:
+    """Whether a literal is what an annotation such as "float" or "list[int]" says; others than these say nothing."""
+    kind, _, of_items = annotation.removesuffix("]").partition("[")
+    if kind == "list" and isinstance(value, list):
+        return not of_items or all(_is_of_type(item, of_items) for item in value)
+    if kind == "float" and type(value) is int:
+        return True
+    return type(value).__name__ == kind or kind not in ("bool", "int", "float", "str", "list")
 
 
 def _parsed(cell: str) -> ast.Module:
@@ -444,7 +456,7 @@ def check_parameters(cells: list[str] | None = None) -> None:
         cells: sources of the cells run so far, the present one last; by default those of the running notebook.
 
     Raises:
-        ParameterError: a name is unknown or no longer set, or an injected value is of another type than the default.
+        ParameterError: a name is unknown or no longer set, or a value is of another type than its line or default says.
 
     Example:
         >>> check_parameters(["n_source = 64", "# Parameters\\nn_sorce = 8\\n"])
@@ -458,14 +470,14 @@ def check_parameters(cells: list[str] | None = None) -> None:
             cells = namespace["In"]
         except NameError:
             cells = []
-    injected, declared, parameter_cells, stale = {}, {}, [], set()
+    injected, declared, types, parameter_cells, stale = {}, {}, {}, [], set()
     for cell in cells:
-        assigned = _assigned_literals(cell)
+        assigned, annotations = _assigned_literals(cell)
         if cell.lstrip().startswith("# Parameters"):
             injected = assigned
             continue
-        declared |= assigned
-        if re.search(r"^\w+: \w+ = ", cell, re.MULTILINE):  # a parameters cell, or the same one edited
+        declared, types = declared | assigned, types | annotations
+        if re.search(r"^\w+: [\w\[\]]+ = ", cell, re.MULTILINE):  # a parameters cell, or the same one edited
             injected, names = {}, assigned.keys()
             stale = (stale | {name for old in parameter_cells if old & names for name in old}) - names
             parameter_cells = [old for old in parameter_cells if not old & names] + [names]
@@ -478,13 +490,17 @@ def check_parameters(cells: list[str] | None = None) -> None:
             raise ParameterError(f"unknown parameter {other!r}; {nearest(other, sorted(known & used | {name}))}")
         if name in stale:
             raise ParameterError(f"{name} is not in the parameters cell; allowed: a line that sets it there")
-    for name, value in injected.items():
-        if name not in declared:
-            raise ParameterError(f"unknown parameter {name!r}; {nearest(name, list(declared))}")
+    for name in injected.keys() - declared.keys():
+        raise ParameterError(f"unknown parameter {name!r}; {nearest(name, list(declared))}")
+    for name, value in (declared | injected).items():
         default = declared[name]
-        same = type(value) is type(default) or (type(value) is int and type(default) is float)
-        if default is not None and default is not ... and not same:
-            raise ParameterError(
-                f"{name}={value!r} is of type {type(value).__name__}; "
-                f"allowed: {type(default).__name__}, as in the default {name}={default!r}"
-            )
+        wanted = types.get(name, type(default).__name__)
+        words = f"allowed: {wanted}, as in the default {name}={default!r}" if name in injected else f"allowed: {wanted}"
+        if name in injected and value is ...:  # the one kind of value that papermill writes as a call
+            raise ParameterError(f"{name} is a number that is not finite; {words}")
+        may_be_none = default is None and (value is None or name not in types)
+        if name not in known | injected.keys() or may_be_none or ... in (value, default) or _is_of_type(value, wanted):
+            continue
+        items = sorted({type(item).__name__ for item in value}) if isinstance(value, list) else []
+        kind = type(value).__name__ + (f" of {', '.join(items)}" if items else "")
+        raise ParameterError(f"{name}={value!r} is of type {kind}; {words}")

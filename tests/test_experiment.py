@@ -221,6 +221,7 @@ def test_replace_validates():
 
 
 PARAMETERS = "n_source: int = 64  # classes\nepochs: int = None\nlr: float = 0.2\nname: str = 'a'"
+LISTS = "\nsizes: list[int] = [8]\nlayers: list[str] = None"
 
 
 @pytest.mark.parametrize(
@@ -231,17 +232,32 @@ PARAMETERS = "n_source: int = 64  # classes\nepochs: int = None\nlr: float = 0.2
         ("n_source = 8.5", ["n_source=8.5", "allowed: int"]),
         ("name = 3", ["name=3", "allowed: str"]),
         ("n_source = True", ["n_source=True", "allowed: int"]),
+        ("epochs = '3'", ["epochs='3' is of type str; allowed: int, as in the default epochs=None"]),
+        ("n_source = None", ["n_source=None is of type NoneType; allowed: int"]),
+        ("sizes = [8, '16']", ["sizes=[8, '16'] is of type list of int, str; allowed: list[int]"]),
+        ("sizes = 8", ["sizes=8 is of type int; allowed: list[int]"]),
+        ("lr = float('nan')", ["lr is a number that is not finite; allowed: float"]),
+        ("layers = [float('inf')]", ["layers is a number that is not finite; allowed: list[str]"]),
     ],
 )
 def test_injected_parameters_are_checked(injected, words):
     with pytest.raises(ParameterError) as raised:
-        check_parameters(["", PARAMETERS, f"# Parameters\n{injected}\n", "check_parameters()"])
+        check_parameters(["", PARAMETERS + LISTS, f"# Parameters\n{injected}\n", "check_parameters()"])
     for word in words:
         assert word in str(raised.value)
 
 
 def test_good_injected_parameters_pass():
     check_parameters([PARAMETERS, "# Parameters\nn_source = 8\nepochs = 3\nlr = 1\nname = 'b'\n"])
+    check_parameters([PARAMETERS + LISTS, "# Parameters\nepochs = None\nsizes = []\nlayers = ['a', 'b']\n"])
+
+
+def test_a_value_of_another_type_in_the_parameters_cell_itself():
+    for line, words in (("workers: int = '2'", "workers='2' is of type str; allowed: int$"), ("p: bool = 1", "p=1 is")):
+        with pytest.raises(ParameterError, match=words):
+            check_parameters([PARAMETERS, f"{PARAMETERS}\n{line}", "check_parameters()"])
+    mine = "rates: np.ndarray = [1]\nlimit: float = float('inf')\nmore: dict = {}"  # a reader's own words
+    check_parameters([f"{PARAMETERS}\n{mine}", "x = 'anything else'", "check_parameters()"])
 
 
 def test_cells_may_be_run_again_in_any_order():

@@ -79,7 +79,9 @@ def _ridge(support: Tensor, queries: Tensor, way: int, ridge: Tensor) -> Scores:
     kept = s > rounding(s.dtype, max(support.shape)) * s[:, :1]  # else rounding has made them from 0
     # s / (s^2 + ridge), [E, R]; without a division by a square that vanishes
     shrunk = torch.where(kept, 1 / (s + ridge / s.where(kept, 1.0)), 0.0)
-    along = (Y @ U) * shrunk[:, None]  # [E, way, R]
+    along = Y @ U  # [E, way, R]
+    # shots whose classes have the same mean along a direction leave rounding there, which has no digits: it is 0
+    along = torch.where(along.abs() > rounding(s.dtype, U.shape[1]), along, 0.0) * shrunk[:, None]
     weight = torch.linalg.vector_norm(along, dim=2).amax(1)
     residual = torch.linalg.vector_norm(Y - 1 / way - (along * s[:, None]) @ U.mT, dim=2).amax(1)
     least = torch.where(kept, s, torch.inf).amin(1).square() + ridge[:, 0]
