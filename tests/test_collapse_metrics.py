@@ -161,6 +161,20 @@ def test_second_pass(dtype):
     torch.testing.assert_close(values["directional_cdnv"], collapse.directional_cdnv(x, y), rtol=1e-5, atol=0)
 
 
+def test_second_pass_with_a_class_far_from_the_others():
+    """It takes the center of the means with it, and float32 the digits of what lies between the others."""
+    x, y = sample(n=400, dim=3)
+    x[y == 0] += 3e4
+    logits = -torch.cdist(
+        x.double(), x.double()[torch.tensor([(y == k).nonzero()[0].item() for k in range(N_CLASSES)])]
+    )
+    second = accumulated(x, y).second_pass()
+    second.update(x, y, logits)
+    values = second.compute()
+    torch.testing.assert_close(values["directional_cdnv"], collapse.directional_cdnv(x, y), rtol=1e-7, atol=0)
+    assert values["nc4"] == collapse.nc4(x, y, logits) > 0
+
+
 def test_second_pass_measures_what_is_asked_for():
     x, y = sample()
     metrics = accumulated(x, y)

@@ -18,6 +18,7 @@ from .pairs import directional_cdnv_of_pairs, scatter_towards_means
 from .sample import name_a_few
 
 _BLOCK_ROWS = 8192  # rows of a larger batch that are worked on at a time
+_NEAREST = 2**-8  # distance of two means, as a fraction of the largest from the center, below which float64 computes
 
 
 class SecondPass(Metric):
@@ -58,8 +59,10 @@ class SecondPass(Metric):
     def __init__(self, moments: Moments, n_classes: int, *, directional: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.n_classes, self.directional = n_classes, directional
-        between = (moments.means - moments.means.mean(0)).abs().max()
-        factor = power_of_two(float(between), torch.float32)
+        centered = moments.means - moments.means.mean(0)
+        factor = power_of_two(float(centered.abs().max()), torch.float32)
+        # a mean far from the others takes float32's digits from what lies between these
+        self._far_means = bool(moments.distances.min() < _NEAREST * torch.linalg.vector_norm(centered, dim=1).max())
         self.unit = moments.unit * factor
         for name, buffer in (
             ("classes", moments.classes),
@@ -92,7 +95,7 @@ class SecondPass(Metric):
             labels = torch.searchsorted(self.classes, labels)
             logits = logits[:, self.classes] if logits is not None else None
         means = self.means / self.unit
-        in_float32 = float32_is_precise() and 2.0**-110 < self.unit < 2.0**110
+        in_float32 = float32_is_precise() and 2.0**-110 < self.unit < 2.0**110 and not self._far_means
         for start in range(0, len(features), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
             x = features.detach()[block]
