@@ -331,6 +331,19 @@ def test_an_epoch_too_many_is_damage(small, whole, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_of_damaged_runs_the_last_one_is_kept(small, whole, tmp_path):
+    folder = tmp_path / whole.directory.name
+    for reason in ("first", "second"):
+        shutil.copytree(whole.directory, folder, dirs_exist_ok=True)
+        spoil(folder / "config.json", "cut")
+        (folder / "log.csv").write_text(reason)
+        with pytest.warns(UserWarning, match=rf"the old folder is now {folder.name}\.damaged$"):
+            assert ncbook.train(small, runs_dir=tmp_path).history.equals(whole.history)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert names == [folder.name, f"{folder.name}.damaged"]
+    assert (tmp_path / f"{folder.name}.damaged" / "log.csv").read_text() == "second"
+
+
 def test_nothing_but_a_run_is_deleted_where_a_damaged_one_is_set_aside(small, whole, tmp_path):
     folder = ncbook.train(small, runs_dir=tmp_path / "runs").directory
     precious = tmp_path / "precious"
@@ -487,6 +500,9 @@ def test_list_and_remove(small, whole, tmp_path, monkeypatch):
     assert row["epochs"] == row["epochs_done"] == 3 and row["seconds"] > 0 and row["n_source"] == 4
     assert table.query("state == 'interrupted'").iloc[0]["epochs_done"] == 0
     assert table["megabytes"].min() > 0.2 and "3 runs" in runs.disk_space(tmp_path)
+    for directory, megabytes in zip(table["directory"], table["megabytes"], strict=True):
+        files = sum(file.stat().st_size for file in Path(directory).iterdir() if file.is_file())
+        assert megabytes == pytest.approx(files / 1e6, abs=0.01)
 
     interrupted = table.query("state == 'interrupted'")
     with runs.Lock(Path(interrupted.iloc[0]["directory"])):
