@@ -236,7 +236,7 @@ def test_bad_parameter_stops_the_notebook_at_once(root, tmp_path, arguments, wor
         ("10_your_own_model", ["-p", "path", "nowhere.zip"], "path='nowhere.zip' is not there; looked for"),
         ("10_your_own_model", ["-p", "html", "nowhere/page.html"], "html='nowhere/page.html' is in a folder that"),
         ("10_your_own_model", ["-y", "ways: []"], "ways=[], shots=[1, 5], episodes=2000, batch_size=64; allowed: 1 or"),
-        ("10_your_own_model", ["-y", "shots: [30]"], ") and 45 more; allowed: at least 5 classes of at least 31 images"),
+        ("10_your_own_model", ["-y", "shots: [30]"], ") and 45 more; allowed: at least 5 classes of at least 31"),
         ("appendix/images", ["-y", "datasets: [ridge]"], "datasets=['ridge']; allowed: strokes, omniglot"),
         ("01_train_collapse", ["-y", "workers: '2'"], "workers='2' is of type str; allowed: int"),
         ("appendix/samples", ["-y", "augmentations: []"], "augmentations=[]; allowed: "),
