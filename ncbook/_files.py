@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def replace(path: Path, write) -> None:
     Raises:
         StorageError: a full disk or a read-only folder; ``path`` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().int}")  # of no other process, thread or machine
     try:
         write(temporary)
         with open(temporary, "rb+") as handle:

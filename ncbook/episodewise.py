@@ -17,7 +17,7 @@ from ncbook.collapse.geometry import nc2_of_means
 from ncbook.collapse.moments import mean_off_diagonal
 from ncbook.collapse.pairs import cdnv_of_pairs, directional_cdnv_matrix_of
 from ncbook.collapse.sample import Sample
-from ncbook.features import as_input, resolve_device
+from ncbook.features import as_input, reproducible, resolve_device
 from ncbook.fewshot.results import half_width
 from ncbook.objectives.episodic import Episodic
 from ncbook.objectives.maml import batch_statistics
@@ -101,10 +101,10 @@ def _features(run: runs.Run, split: str, epoch: int, rows: Tensor, batch_norm: s
     """Features float32 [*rows.shape, D] of rows [E, way, shot + query], on the CPU."""
     if batch_norm == "running":
         return run.features(split, epoch)[0][rows]
-    backbone = run.model(epoch).to(resolve_device(run.device))
-    images = getattr(run.splits, split).images
-    with batch_statistics(backbone):
-        each = [backbone(as_input(images[episode.flatten()].to(resolve_device(run.device)))) for episode in rows]
+    device, images = resolve_device(run.device), getattr(run.splits, split).images
+    backbone = run.model(epoch).to(device)
+    with reproducible(device), batch_statistics(backbone):
+        each = [backbone(as_input(images[episode.flatten()].to(device))) for episode in rows]
     return torch.stack(each).float().cpu().unflatten(1, rows.shape[1:])
 
 
@@ -234,7 +234,8 @@ def own_accuracy(
         else:
             rows = torch.cat([part.support, part.query], 2)
             pixels = as_input(getattr(run.splits, split).images[rows.flatten()].to(device)).unflatten(0, rows.shape)
-            scores = objective.episode_scores(backbone, pixels, shot).cpu()
+            with reproducible(device):
+                scores = objective.episode_scores(backbone, pixels, shot).cpu()
         right.append(_leads(scores, places.expand(len(scores), -1)).mean(1))
     right = torch.cat(right)
     return OwnAccuracy(float(right.mean()), half_width(right), episodes)

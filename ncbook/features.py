@@ -59,7 +59,7 @@ def reproducible(device: torch.device):
 
 def as_input(images: torch.Tensor) -> torch.Tensor:
     """Gray levels 0 ... 255 [B, C, H, W] to network input: float32 in [0, 1], channels last."""
-    return images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+    return images.to(torch.float32, copy=True).div_(255).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def extract_layers(
     Returns:
         float32 [N, D_layer] for each layer, from one forward pass.
     """
-    device = next(backbone.parameters()).device
+    device = next((parameter.device for parameter in backbone.parameters()), images.device)
     batch = batch or (64 if device.type == "cpu" else 1024)
     outputs: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
 

@@ -202,6 +202,16 @@ def test_first_and_final_are_per_network():
     assert claims.final(plain, "novel", "cdnv").to_dict() == {(0, 0): 1 / 8}
 
 
+def test_drawn_orders_are_never_called_exact():
+    """Of 8 blocks of 3 points all in order 1 / 6^8 = 6e-7 is exact, and too many orders to count."""
+    from ncbook.claims._statistics import permutation_p
+
+    block = [k for k in range(8) for _ in range(3)]
+    assert 1 / 20_001 <= permutation_p([0, 1, 2] * 8, [0, 1, 2] * 8, block)[1] <= 3 / 20_001
+    points = [*range(3), *range(10)]
+    assert permutation_p(points, points, [0] * 3 + [1] * 10)[1] == 1 / 20_001
+
+
 @pytest.mark.parametrize("n", [5, 6, 8])
 def test_permutation_p_is_that_of_scipy(n):
     from scipy.stats import permutation_test

@@ -112,7 +112,7 @@ def test_images_that_do_not_fit_together_are_refused():
             replace(good, **change)
 
 
-def test_fingerprint_sees_pixels_labels_shape_and_what_is_held_out():
+def test_fingerprint_sees_all_that_a_run_depends_on():
     good = fake()
     pixels = good.images.clone()
     pixels[3, 0, 0, 1] += 1
@@ -120,8 +120,9 @@ def test_fingerprint_sees_pixels_labels_shape_and_what_is_held_out():
     labels[4] = 0
     others = [{"images": pixels}, {"labels": labels}, {"images": good.images.view(-1, 1, 2, 1)}]
     others += [{"held_out": ~good.held_out}, {"official": {"source": [0], "validation": [], "novel": [1]}}]
+    others += [{"class_names": ["my " + name for name in good.class_names]}]  # by which classes are split
     prints = [good.fingerprint, *(replace(good, **other).fingerprint for other in others)]
-    assert len(set(prints)) == 6
+    assert len(set(prints)) == 7
     assert fake().fingerprint == good.fingerprint and len(good.fingerprint) == 64
 
 
@@ -677,7 +678,7 @@ def test_omniglot_is_whole(decoded_once):
     if lists.is_file():
         assert set(lists.read_text().split()) < set(images.class_names)
     # Which zip the pictures came in does not matter, their pixels do: the same on every machine.
-    assert images.fingerprint == "d868f4cfa176b1f691c0d0eaf8a9450277510ccc99ee9f7bef52974589541567"
+    assert images.fingerprint == "e094f27c89b1f657ca87fb0bf7ece89ac4b54d2e2c0d212234b441f3993c8037"
     assert images.class_names[0] == "Alphabet_of_the_Magi/character01"
 
 

@@ -24,6 +24,17 @@ def test_gray_levels_become_numbers_from_0_to_1():
     assert features.as_input(levels.expand(1, 3, 4, 4)).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_images_of_floats_stay_as_they_are():
+    levels = torch.full((2, 1, 4, 4), 255.0).contiguous(memory_format=torch.channels_last)
+    assert (features.as_input(levels) == 1).all() and (levels == 255).all()
+
+
+def test_a_map_without_parameters():
+    levels = torch.tensor([0, 51], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 2, 2)
+    found = features.extract(torch.nn.Flatten(), levels)
+    assert found.tolist() == [[0.0] * 4, [torch.tensor(0.2).item()] * 4]
+
+
 def test_features_do_not_depend_on_the_batch_and_the_mode_stays(backbone, images):
     backbone.train()
     whole = features.extract(backbone, images, layer=None)

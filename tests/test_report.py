@@ -282,6 +282,18 @@ def test_names_of_torchvision_and_timm_with_their_preprocessing(tmp_path):
         assert models._without_classifier(torch_model(name)) in ("classifier.6", "classifier", "heads.head", "fc")
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "efficientnet_b1"])
+def test_timm_sizes_are_those_of_its_own_transform(name):
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    with torch.device("meta"):
+        net = timm.create_model(name, pretrained=False, num_classes=0)
+    own = create_transform(**resolve_model_data_config(net), is_training=False)
+    ours = models._timm_preprocessing(net)
+    assert (ours.resize, ours.crop) == (own.transforms[0].size, tuple(own.transforms[1].size))
+
+
 def torch_model(name):
     with torch.device("meta"):
         from torchvision import models as zoo

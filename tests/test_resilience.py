@@ -1,5 +1,6 @@
 """Runs that are killed, damaged, interrupted, or trained twice."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +18,7 @@ import pytest
 import torch
 
 import ncbook
-from ncbook import _files, catalog, runs, training
+from ncbook import _files, catalog, datasets, runs, training
 from ncbook._files import DamagedFileError, StorageError
 from ncbook.runs import layout
 from ncbook.training import Trainer, fit, measuring
@@ -331,6 +333,43 @@ def test_an_epoch_too_many_is_damage(small, whole, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_run_is_locked_while_it_is_deleted(small, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole.directory.parent, tmp_path / "runs")
+    rows, delete = runs.list(tmp_path / "runs"), shutil.rmtree
+
+    def look_then_delete(directory):
+        assert runs.Lock(directory).held()
+        words = "is being trained by another process: it is not deleted"
+        with pytest.raises(ValueError, match=words), runs.Lock(directory).at_once():
+            raise AssertionError("held twice")
+        delete(directory)
+
+    monkeypatch.setattr(shutil, "rmtree", look_then_delete)
+    runs.remove(rows)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [layout.MARK]
+
+
+def test_threads_that_write_one_file(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(_files.write_json, tmp_path / "one.json", {"n": k}) for k in range(200)]:
+            done.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
+
+
+def test_images_that_no_network_takes_leave_nothing_behind(small, tmp_path):
+    images = datasets.load("strokes", n_classes=12)
+    wide, tiny = torch.nn.functional.pad(images.images, [0, 8]), images.images[..., :8, :8]
+    episodic = small.replace(objective="prototypical", batch_size=None, train_way=4, train_shot=9, train_query=9)
+    for experiment, pixels, words in (
+        (small, wide, "images are 28 x 36 pixels; allowed: as high as wide"),
+        (small, tiny, "image_size=8; allowed"),
+        (episodic, images.images, "allowed"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ncbook.train(experiment, images=dataclasses.replace(images, images=pixels), runs_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_of_damaged_runs_the_last_one_is_kept(small, whole, tmp_path):
     folder = tmp_path / whole.directory.name
     for reason in ("first", "second"):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -66,6 +66,15 @@ def test_process_pool(tmp_path, serial):
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         table = ncbook.sweep(EXPERIMENTS, pool, runs_dir=tmp_path, threads=1)
     pd.testing.assert_frame_equal(numbers(table), numbers(serial), check_exact=True)
+
+
+def test_threads_of_one_process_take_turns(tmp_path):
+    """Its random numbers are those of all threads: weights and order would be those of no seed."""
+    several = [EXPERIMENTS[0].replace(backbone="resnet12_small", epochs=1, seed=seed) for seed in range(6)]
+    one = ncbook.sweep(several, runs_dir=tmp_path / "one", threads=1)
+    with ThreadPoolExecutor(3) as pool:
+        table = ncbook.sweep(several, pool, runs_dir=tmp_path / "threads", threads=1)
+    pd.testing.assert_frame_equal(numbers(table), numbers(one), check_exact=True)
 
 
 def test_dask_cluster_that_loses_a_worker(tmp_path, serial):

@@ -134,21 +134,22 @@ def permutation_p(x, y, block=None) -> tuple[float, float]:
     from itertools import permutations
 
     rng, draws = np.random.default_rng(0), 20_000
-    found, totals = 0.0, np.zeros(1)  # [orders so far]
+    found, totals, exact = 0.0, np.zeros(1), True  # totals: [orders so far]
     for a, b in _blocks(x, y, block):
         found += a @ b
         if len(a) <= 8:
             orders = np.array(list(permutations(range(len(a)))))
         else:
-            orders = rng.permuted(np.tile(np.arange(len(a)), (draws, 1)), axis=1)
+            orders, exact = rng.permuted(np.tile(np.arange(len(a)), (draws, 1)), axis=1), False
         products = b[orders] @ a
-        if len(totals) * len(products) <= 200_000:
+        exact = exact and len(totals) * len(products) <= 200_000
+        if exact:
             totals = (totals[:, None] + products).ravel()
         else:
             totals = rng.choice(totals, draws) + rng.choice(products, draws)
     slack = 1e-9 * np.abs(totals).max()
     at_most, at_least = (totals <= found + slack).sum(), (totals >= found - slack).sum()
-    exact = len(totals) != draws  # a drawn sample counts what was found as one more order
+    # a drawn sample counts what was found as one more order
     return tuple(float((k + (not exact)) / (len(totals) + (not exact))) for k in (at_most, at_least))
 
 

@@ -22,7 +22,7 @@ from ncbook.datasets import ImageClasses
 from ncbook.datasets._pixels import fits_in_memory
 from ncbook.datasets._sources import cache_folder
 
-FORMAT = 2  # of the files and their checksums: those of another one are neither found nor called damaged
+FORMAT = 3  # of the files and their checksums: those of another one are neither found nor called damaged
 
 
 def cache_key(*parts: object) -> str:

@@ -72,7 +72,7 @@ class ImageClasses:
         digest.update(self.images.contiguous().numpy())
         digest.update(self.labels.contiguous().numpy().astype("<i8", copy=False))
         digest.update(self.held_out.contiguous().numpy())
-        digest.update(json.dumps(self.official, sort_keys=True).encode())
+        digest.update(json.dumps([self.class_names, self.official], sort_keys=True).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:

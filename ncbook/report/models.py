@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ def _timm_preprocessing(net: nn.Module) -> Preprocessing:
 
     own = resolve_model_data_config(net)
     height, width = own["input_size"][1:]
-    resize = round(min(height, width) / own["crop_pct"])
+    resize = math.floor(min(height, width) / own["crop_pct"])  # as timm
     return Preprocessing(resize, (height, width), tuple(own["mean"]), tuple(own["std"]), own["interpolation"])
 
 

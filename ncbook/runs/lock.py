@@ -1,5 +1,6 @@
 """The lock of a run: one process trains it, others wait. Touches the two files beside the run's folder."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -63,7 +64,13 @@ class Lock:
         except OSError:
             return False
 
-    def remove(self) -> None:
-        """Delete the files of a lock that nobody holds."""
-        for path in (self._holder, Path(self._lock.lock_file)):
-            path.unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def at_once(self):
+        """Hold it without waiting; its own files are gone afterwards. A ValueError where another process holds it."""
+        try:
+            with self._lock.acquire(timeout=0):
+                yield
+                for path in (self._holder, Path(self._lock.lock_file)):
+                    path.unlink(missing_ok=True)
+        except filelock.Timeout:
+            raise ValueError(f"the run is being trained by {self.holder()}: it is not deleted") from None

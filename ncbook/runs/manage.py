@@ -95,7 +95,8 @@ def remove(rows: pd.DataFrame) -> float:
     Raises:
         TypeError: no frame.
         ValueError: rows without a directory; a folder that is no run, or lies in no folder of runs; a run that is being
-            trained; a file that ncbook did not write. Then nothing is deleted.
+            trained; a file that ncbook did not write. Then nothing is deleted, or where a training began meanwhile only
+            what came before it.
         StorageError: a folder that cannot be written to.
     """
     if not isinstance(rows, pd.DataFrame):
@@ -107,13 +108,12 @@ def remove(rows: pd.DataFrame) -> float:
         _refuse_to_remove(directory)
     freed = 0
     for directory in directories:
-        size = _bytes(directory)
         try:
-            shutil.rmtree(directory)
-            Lock(directory).remove()
+            with Lock(directory).at_once():  # nobody begins to train it meanwhile
+                freed += _bytes(directory)
+                shutil.rmtree(directory)
         except OSError as error:
             raise storage_error(error, directory) from error
-        freed += size
     return round(freed / 1e6, 2)
 
 

@@ -52,6 +52,7 @@ class PairMoments(NamedTuple):
             ValueError: as `ncbook.collapse.directional_cdnv_matrix`.
         """
         directional = collapse.directional_cdnv_matrix(features, labels)  # also refuses what are not classes
+        labels = labels.to(features.device)
         classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
         x = features.detach().double()
         means = x.new_zeros(len(classes), x.shape[1]).index_add_(0, index, x) / counts[:, None]

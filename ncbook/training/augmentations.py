@@ -18,8 +18,8 @@ def affine(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         float [B, C, H, W]: rotated by up to 0.25 rad (14 degrees), scaled by 0.85 ... 1.15, shifted by up to
         7.5 % of the width, all uniform.
     """
-    draws = torch.rand(4, len(images), generator=generator, device=generator.device).to(images.device)
-    draws = draws * 2 - 1  # [4, B] in [-1, 1]
+    draws = torch.rand(4, len(images), generator=generator, device=generator.device) * 2 - 1  # [4, B] in [-1, 1]
+    draws = draws.to(images.device, non_blocking=True)  # no step waits for the one before it
     angle, scale = 0.25 * draws[0], 1 + 0.15 * draws[1]
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     shift = 0.15 * draws[2:]  # in half widths
@@ -42,8 +42,9 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """
     n, _, size, _ = images.shape
     pad = size // 8
-    shift = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator, device=generator.device).to(images.device)
-    mirrored = torch.rand(n, 1, generator=generator, device=generator.device).to(images.device) < 0.5
+    shift = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator, device=generator.device)
+    mirrored = torch.rand(n, 1, generator=generator, device=generator.device) < 0.5
+    shift, mirrored = (drawn.to(images.device, non_blocking=True) for drawn in (shift, mirrored))
     place = torch.arange(size, device=images.device)
     rows = shift[0] + place  # [B, H], of the padded image
     columns = shift[1] + torch.where(mirrored, size - 1 - place, place)

@@ -5,12 +5,13 @@ When to measure, when to write a checkpoint, and what the stop button does is de
 
 import contextlib
 import os
+import threading
 import time
 import warnings
 
 import torch
 
-from ncbook import catalog, datasets, runs
+from ncbook import backbones, catalog, datasets, objectives, runs
 from ncbook._checks import check_whole, named_arguments
 from ncbook.datasets import ClassSplit, ImageClasses
 from ncbook.experiment import SCHEMA, Experiment
@@ -26,6 +27,7 @@ from ncbook.training.trainer import Trainer, resolve_precision
 CHECKPOINT_SECONDS = 30  # at most this much work is lost
 MOST_THREADS = 1024
 DIVERGED = 1000  # times the loss of guessing
+_ONE_AT_A_TIME = threading.Lock()  # of threads: torch's random numbers and settings are those of the process
 
 
 class DivergedError(RuntimeError):
@@ -90,18 +92,31 @@ def _train(experiment: Experiment, images: ImageClasses, handed_over: bool, runs
         return run
     splits = datasets.split_for(experiment, images)
     splits.check()
+    _refuse_what_cannot_be_trained(experiment, splits)
     about = {"fingerprint": images.fingerprint, "images_handed_over": handed_over}
     teacher = None
     if experiment.teacher:
         teacher = _train(experiment.teacher, images, handed_over, runs_dir, device, target, threads)
         about["teacher"] = teacher.directory.name
-    with runs.Lock(directory):
+    with runs.Lock(directory), _ONE_AT_A_TIME:
         run = runs.find(directory, images, device)  # another process may have finished it meanwhile
         if run is None:
             with _random_numbers_and_threads_put_back(target), reproducible(target):
                 _fit(Store(directory), experiment, splits, about, target, threads, teacher)
             run = Run(directory, images=images, device=device)
     return run
+
+
+def _refuse_what_cannot_be_trained(experiment: Experiment, splits: ClassSplit) -> None:
+    """Raise ValueError for images that the network, or an objective's batches, cannot be made of."""
+    source = splits.source_train
+    channels, height, width = source.images.shape[1:]
+    if height != width:
+        raise ValueError(f"images are {height} x {width} pixels; allowed: as high as wide")
+    with torch.device("meta"):  # no memory, no random numbers
+        backbone = backbones.build(experiment.backbone, channels, width)
+        objective = objectives.build(experiment, backbone.feature_dim)
+    objective.batches(source.labels, torch.Generator().manual_seed(0))
 
 
 @contextlib.contextmanager

@@ -2,9 +2,10 @@
 
     python notebooks/params/sweep_on_dask.py notebooks/params/omniglot.yaml
 
-With the cluster below, this machine's cores. For SLURM put ``dask_jobqueue.SLURMCluster(cores=4, memory="16GB",
-walltime="02:00:00")`` in its place and call ``cluster.scale(jobs=10)``; all workers must see the folder NCBOOK_RUNS. A
-worker that dies, or a job that runs out of time, costs what it did since its last checkpoint.
+With the cluster below, this machine's cores. For SLURM put ``dask_jobqueue.SLURMCluster(cores=4, processes=4,
+memory="16GB", walltime="02:00:00")`` in its place and call ``cluster.scale(jobs=10)``; all workers must see the folder
+NCBOOK_RUNS. Networks of one process take turns, so a process per core. A worker that dies, or a job that runs out of
+time, costs what it did since its last checkpoint.
 """
 
 import sys
