@@ -60,9 +60,10 @@ def margins_of_ridge(x, support, query, ridge):
     shots = x[support.flatten().numpy()]
     targets = np.eye(way).repeat(shot, 0) - 1 / way
     center = shots.mean(0)
-    if ridge > 1e12:  # weights vanish as 1 / ridge and are proportional to what is left
-        weight = (shots - center).T @ targets
-    else:
+    weight = (shots - center).T @ targets
+    if np.abs(weight).max() <= 1e-14 * len(shots):  # the classes' shots have one mean, and no weight tells them apart
+        weight = np.zeros_like(weight)
+    elif ridge <= 1e12:  # beyond it weights vanish as 1 / ridge, and are proportional to what stands there
         stacked = np.concatenate([shots - center, np.sqrt(ridge) * np.eye(x.shape[1])])
         weight = np.linalg.lstsq(stacked, np.concatenate([targets, np.zeros((x.shape[1], way))]), rcond=None)[0]
     scores = (x[query.flatten().numpy()] - center) @ weight

@@ -113,13 +113,12 @@ class Truth:
         return inverse, clean, min((values[i] / largest for i in kept), default=mpmath.inf), len(kept)
 
 
-def check(name, value, truth, rel, covariances=False):
-    """Compare with the truth. ``covariances``: the value comes from sums of squares, of which 2^-52 is lost."""
+def check(name, value, truth, rel):
+    """Compare with the truth."""
     least = 1e-12 if name == "nc2" else 1e-13 * float(truth.size / truth.nearest) if truth.degenerate else 1e-24
     if name == "variability_collapse_index":  # a fraction: where S_W is nearly singular, its last digits are rounding
         # S_W enters as a matrix, whose least eigenvalue keeps the digits that rounding of its largest one leaves
-        rounding = 1e-15 if covariances else 1e-16
-        least = max(1e-6 if truth.degenerate else 1e-9, rounding / float(truth.least_of_total))
+        least = max(1e-6 if truth.degenerate else 1e-9, 1e-15 / float(truth.least_of_total))
         rel = max(rel, 1e-13 * float(truth.size / truth.nearest) ** 2)  # one far sample takes digits from the others
     assert value == pytest.approx(float(truth.values[name]), rel=rel, abs=least), name
 
@@ -176,7 +175,7 @@ def test_accumulator_is_right_or_refuses(sample, sizes, second_pass):
         return
     for name, value in values.items():
         if decided(name, truth):
-            check(name, value.item(), truth, 1e-4, covariances=True)
+            check(name, value.item(), truth, 1e-4)
 
 
 @given(classes(least_classes=2, least=2))
