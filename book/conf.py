@@ -37,6 +37,7 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # they are in the signatures
 napoleon_google_docstring, napoleon_numpy_docstring, napoleon_use_ivar = True, False, True
 napoleon_use_rtype = False
+napoleon_custom_sections = [("Attributes", "params_style"), "Reference"]  # attributes may share a line, as arguments do
 default_role = "py:obj"  # `name` in a docstring
 
 html_theme = "furo"

@@ -9,14 +9,14 @@ Everywhere V is the CDNV, n (``shot``) the shots per class, k (``way``) the clas
 averaged over the classes with equal weight. A two-class matrix [C, C] has NaN on its diagonal. An infinite V, of a pair
 that cannot be told apart, gives every bound its limit; NaN comes from NaN only.
 
-    bounds       from CDNV alone: B1, B2's corollary, B4
-    directional  from the moments of a pair: B2, B3, and the directional bounds published in 2025 and 2026
-    constant     Err < 4V for every n, and `best_bound`: the least of all from the CDNV alone
-    quadratic    B5, the best that one quadratic function makes of second moments
-    transfer     between samples, classes and ways: the steps around the two-class bound
-    moments      what the directional bounds need of a pair: from samples, Gaussians or small discrete distributions
-    gaussian     the error itself for Gaussian classes, by one integral
-    distributions  the error itself for discrete classes, and the search for those that come near a bound
+- ``bounds``: from CDNV alone: B1, B2's corollary, B4.
+- ``directional``: from the moments of a pair: B2, B3, and the directional bounds published in 2025 and 2026.
+- ``constant``: Err < 4V for every n, and `best_bound`: the least of all from the CDNV alone.
+- ``quadratic``: B5, the best that one quadratic function makes of second moments.
+- ``transfer``: between samples, classes and ways: the steps around the two-class bound.
+- ``moments``: what the directional bounds need of a pair: from samples, Gaussians or small discrete distributions.
+- ``gaussian``: the error itself for Gaussian classes, by one integral.
+- ``distributions``: the error itself for discrete classes, and the search for those that come near a bound.
 """
 
 from . import distributions
