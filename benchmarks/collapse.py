@@ -5,7 +5,7 @@
 prints one Markdown table. Every ratio is between medians of one run, in which the variants take turns. "Peer"
 is an equivalent, written from scratch, of the accumulators of the neural-collapse package: one loop over the
 data for each of class means, covariance, class variances and NC4 decisions, with one-hot products. Its
-hashing of means and its own computing of logits are left out, which favours it. Inputs (features, labels,
+hashing of means and its own computing of logits are left out, which favors it. Inputs (features, labels,
 logits) are not counted in the memory. Call `run(device)` from elsewhere for another device.
 """
 

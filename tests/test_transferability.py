@@ -16,7 +16,7 @@ from ncbook.collapse.sample import Sample
 from ncbook.collapse.transferability import transferability_of
 
 RANKS = [collapse.rankme, collapse.effective_rank]
-LABELLED = [collapse.logme, collapse.class_separation]
+LABELED = [collapse.logme, collapse.class_separation]
 
 
 def call(metric, x, y):
@@ -122,7 +122,7 @@ def test_ranks_of_a_collapsed_simplex():
     assert 1 <= collapse.effective_rank(centered) <= collapse.rankme(centered) <= 12
 
 
-@pytest.mark.parametrize("metric", RANKS + LABELLED)
+@pytest.mark.parametrize("metric", RANKS + LABELED)
 def test_rotation_order_and_scale_change_nothing(metric):
     x, y = sample(n_classes=4, dim=6, spread=1.0)
     generator = torch.Generator().manual_seed(3)
@@ -132,20 +132,20 @@ def test_rotation_order_and_scale_change_nothing(metric):
     assert expected.dtype == torch.float64 and expected.ndim == 0
     for scale in (1.0, 1e-6, 1e6, 2.0**-300, 2.0**300):
         torch.testing.assert_close(call(metric, (scale * x @ rotation)[order], y[order]), expected, rtol=1e-9, atol=0)
-    if metric in LABELLED:
+    if metric in LABELED:
         torch.testing.assert_close(metric(x, -5 * y), expected)  # names of classes
 
 
 def test_what_a_translation_changes():
     x, y = sample(n_classes=4, dim=6)
     torch.testing.assert_close(collapse.effective_rank(x + 1e3), collapse.effective_rank(x), rtol=1e-9, atol=0)
-    for metric in (collapse.rankme, *LABELLED):
+    for metric in (collapse.rankme, *LABELED):
         assert abs(float(call(metric, x + 5, y) / call(metric, x, y)) - 1) > 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-@pytest.mark.parametrize("metric", RANKS + LABELLED)
+@pytest.mark.parametrize("metric", RANKS + LABELED)
 def test_other_dtypes_are_upcast(metric, offset, dtype):
     x, y = sample()
     x = (x + offset).to(dtype)
@@ -158,7 +158,7 @@ def test_gradients(metric):
     assert torch.autograd.gradcheck(lambda x: call(metric, x, y), x.requires_grad_(), fast_mode=True)
 
 
-@pytest.mark.parametrize("metric", RANKS + LABELLED)
+@pytest.mark.parametrize("metric", RANKS + LABELED)
 def test_bad_features(metric):
     x, y = sample(dtype=torch.float32)
     for bad in (torch.nan, torch.inf):
@@ -184,7 +184,7 @@ def test_what_each_metric_is_not_defined_for():
         with pytest.raises(ValueError, match="features are the same in all rows; allowed: features that vary"):
             collapse.effective_rank(constant)
         assert float(collapse.rankme(constant)) == pytest.approx(1, abs=1e-5)
-    for metric in LABELLED:
+    for metric in LABELED:
         with pytest.raises(ValueError, match="at least two classes"):
             metric(x, torch.zeros_like(y))
         with pytest.raises(TypeError, match="labels has dtype torch.float32"):
@@ -207,7 +207,7 @@ def test_what_each_metric_is_not_defined_for():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("metric", RANKS + LABELLED)
+@pytest.mark.parametrize("metric", RANKS + LABELED)
 def test_cuda_equals_cpu(metric):
     x, y = sample(n_classes=6, dim=20, dtype=torch.float32)
     result = call(metric, x.cuda(), y)

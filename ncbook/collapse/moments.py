@@ -1,4 +1,4 @@
-"""The sufficient statistics of a labelled sample, and the between-class covariance made of them.
+"""The sufficient statistics of a labeled sample, and the between-class covariance made of them.
 
 The lowest floor of the folder: `sample` fills `Moments` from all features at once, `accumulator` from batches, and the
 metrics (`pairs`, `covariance`, `geometry`) are formulas of it.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Sufficient statistics of a labelled sample whose features were multiplied by ``unit``.
+    """Sufficient statistics of a labeled sample whose features were multiplied by ``unit``.
 
     Attributes:
         classes: [C] the labels, ascending.

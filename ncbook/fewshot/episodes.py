@@ -26,7 +26,7 @@ class Episodes:
     An integer index gives a single episode: an `Episodes` whose tensors lack the first dimension.
 
     Attributes:
-        support: int64 [E, way, shot], rows of the labelled samples.
+        support: int64 [E, way, shot], rows of the labeled samples.
         query: int64 [E, way, query], rows of the samples to classify.
         classes: int64 [E, way]; entry k means the k-th label in ascending order.
     """
@@ -116,7 +116,7 @@ class EpisodeSampler:
     Args:
         labels: integers [N], with or without gaps.
         way: classes per episode, 2 ... number of classes.
-        shot: labelled samples per class, at least 1.
+        shot: labeled samples per class, at least 1.
         query: samples to classify per class, at least 1.
         query_labels: labels [M] of another set from which the queries come (domain shift), with the same
             classes; ``query`` of the episodes then holds row numbers of that set.
@@ -216,7 +216,7 @@ def sample_episodes(
     Args:
         labels: integers [N], with or without gaps.
         way: classes per episode, 2 ... number of classes.
-        shot: labelled samples per class, at least 1.
+        shot: labeled samples per class, at least 1.
         query: samples to classify per class, at least 1.
         episodes: how many.
         seed: the same seed gives the same episodes on one device type, and the first n do not depend on

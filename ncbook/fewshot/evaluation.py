@@ -59,7 +59,7 @@ def evaluate(
         features: [N, D], floating point.
         labels: integers [N], with or without gaps.
         way: classes per episode.
-        shot: labelled samples per class.
+        shot: labeled samples per class.
         query: samples to classify per class.
         episodes: how many.
         head: "ridge", "ncc", "logistic" or "cosine".
