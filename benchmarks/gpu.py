@@ -73,7 +73,7 @@ def training_table(device: str) -> str:
 
 
 def objectives_table(device: str) -> str:
-    """A step on an episode against the bare step; MAML a task at a time, all by vmap, and by its peers."""
+    """A step on an episode against the bare step; MAML and its peers."""
     return objectives.run(device)
 
 

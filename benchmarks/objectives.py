@@ -10,10 +10,10 @@ backward and optimizer on the same images, already where the network wants them,
 objective: the limit of anything that trains on such episodes. MAML takes several passes and is in the other table.
 
 A step of MAML: 4 tasks of 5 classes, 5 shots and 5 queries of each, the gradient of all parameters by the queries'
-loss through 1 or 5 steps on the shots. "Ours" is the objective's, a task at a time or all by vmap; its pass for the
-running statistics, which the others do not follow, and its augmentation are left out. "Autograd" is a plain loop with
-torch.autograd.grad; higher and torchopt are packages for just that, left out where they are not installed. Gradients of
-all of them are compared first, in double precision: in single, an image at the kink of a ReLU may fall on either side.
+loss through 1 or 5 steps on the shots. "Ours" is the objective's; its pass for the running statistics, which the others
+do not follow, and its augmentation are left out. "Autograd" is a plain loop with torch.autograd.grad; higher and
+torchopt are packages for just that, left out where they are not installed. Gradients of all of them are compared first,
+in double precision: in single, an image at the kink of a ReLU may fall on either side.
 """
 
 import argparse
@@ -108,11 +108,9 @@ class Adapting:
 
     def variants(self, missing: list[str]) -> dict[str, Callable]:
         peers = {name: getattr(self, name) for name in ("higher", "torchopt") if name not in missing}
-        vectorized = functools.partial(self.ours, vectorized=True)
-        return {"autograd": self.autograd, "**ours**": self.ours, "**ours**, vmap": vectorized, **peers}
+        return {"autograd": self.autograd, "**ours**": self.ours, **peers}
 
-    def ours(self, vectorized: bool = False) -> list[torch.Tensor]:
-        self.objective.vectorized = vectorized
+    def ours(self) -> list[torch.Tensor]:
         scores = self.objective.episode_scores(self.backbone, self.pixels, SHOT)
         return torch.autograd.grad(self.objective.criterion(scores, QUERY), self.parameters)
 

@@ -1,7 +1,7 @@
 """Files that are whole or not there, and that notice damage: every one carries a checksum. Nothing is unpickled.
 
 Written to a temporary file beside the target, flushed to disk, then put in place in one step; so a process killed at
-any moment leaves the old file or the new one. Used by `runs` and `training`.
+any moment leaves the old file or the new one. Used wherever the package keeps something on disk.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def storage_error(error: Exception, path: Path) -> Exception:
     return StorageError(
         code,
         f"{os.strerror(code)}: {path.name} could not be written in {path.parent}. What was there before is kept; make "
-        "room, or choose another folder by runs_dir or NCBOOK_RUNS",
+        "room, or choose another folder by runs_dir or NCBOOK_RUNS (of data sets: NCBOOK_CACHE)",
     )
 
 

@@ -414,8 +414,10 @@ def damage_by_a_pixel(content):
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
+@pytest.mark.parametrize("memory", ["", "1e-9"])  # as it is; so little that the file is mapped
 @pytest.mark.parametrize("damage", [damage_by_cutting, damage_by_emptying, damage_by_a_pixel])
-def test_damaged_cache_is_rebuilt(cache, damage):
+def test_damaged_cache_is_rebuilt(cache, damage, memory, monkeypatch):
+    monkeypatch.setenv("NCBOOK_MEMORY_GB", memory)
     calls = []
     good = _cache.cached("fake", "ab", build_counted(calls))
     path = cache / "fake-ab.safetensors"
@@ -444,6 +446,16 @@ def test_writing_that_fails_leaves_nothing_behind(cache, monkeypatch):
     with pytest.warns(UserWarning, match="disk full"):
         _cache.cached("fake", "ab", fake)
     assert list(cache.iterdir()) == []
+
+
+def test_what_killed_processes_left_in_the_cache_is_removed_an_hour_later(cache):
+    cache.mkdir(parents=True)
+    for name in ("tmpab12cd34.tmp", ".tmpgRh5sX", ".fake-ab.safetensors.1234"):  # of pixels, safetensors' own, ours
+        (cache / name).touch()
+        os.utime(cache / name, (0, 0))
+    (cache / ".fake-ab.safetensors.5678").touch()  # perhaps still being written
+    _cache.cached("fake", "ab", fake)
+    assert {path.name for path in cache.iterdir()} == {".fake-ab.safetensors.5678", "fake-ab.safetensors"}
 
 
 # --- Omniglot, five characters of two drawings ---

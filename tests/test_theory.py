@@ -487,32 +487,6 @@ def test_iid_shots_need_the_larger_factor():
     assert tightest > 1, "then no factor would be needed at all"
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10**6), samples=st.sampled_from([2, 5, 20]))
-def test_new_samples_bound_is_met_by_any_two_samples(seed, samples):
-    """Two sets of samples, the larger as the distribution."""
-    generator = torch.Generator().manual_seed(seed)
-    y_small, y_large = torch.arange(2).repeat_interleave(samples), torch.arange(2).repeat_interleave(50)
-    center = 2 * torch.randn(2, 3, generator=generator, dtype=torch.float64)
-    small, large = (
-        center[y] + torch.randn(len(y), 3, generator=generator, dtype=torch.float64) for y in (y_small, y_large)
-    )
-    sides = []
-    for x, y in ((small, y_small), (large, y_large)):
-        means = torch.stack([x[y == c].mean(0) for c in range(2)])
-        variances = torch.stack([x[y == c].var(0, correction=0).sum() for c in range(2)])
-        sides.append((means, variances, float((means[0] - means[1]).norm())))
-    (means, variances, d), (true_means, true_variances, true_d) = sides
-    bound = theory.new_samples_bound(
-        float(collapse.cdnv(small, y_small)),
-        mean_error=float((means - true_means).norm(dim=1).max()),
-        variance_gain=max(0.0, float((true_variances - variances).max())),
-        distance=true_d,
-        sample_distance=d,
-    )
-    assert float(collapse.cdnv(large, y_large)) <= bound + 1e-12
-
-
 def test_new_classes_interval_covers():
     """Classes on a line; phi(i, j) = 1 where they are nearer than one: its mean over all pairs is known."""
     generator = torch.Generator().manual_seed(0)
@@ -569,10 +543,6 @@ def test_combined_bound_prints_both_versions_and_what_is_unknown():
         (lambda: theory.best_bound(-0.1, 1), "cdnv=-0.1"),
         (lambda: theory.new_classes_half_width(1), "n_classes=1"),
         (lambda: theory.new_classes_half_width(8, confidence=1.0), "confidence=1.0"),
-        (
-            lambda: theory.new_samples_bound(0.1, mean_error=0, variance_gain=0, distance=0, sample_distance=1),
-            "distance=0; allowed: a finite number above 0",
-        ),
         (lambda: gaussian_error(torch.ones(2), torch.ones(3), torch.ones(2), 1), r"first has shape \[3\]"),
         (lambda: gaussian_error(torch.ones(2), torch.zeros(2), torch.zeros(2), 1), "no noise|noise in at least"),
         (lambda: gaussian_error(torch.ones(2), torch.tensor([1.0, -1.0]), torch.ones(2), 1), "smallest eigenvalue"),
@@ -617,10 +587,6 @@ def test_an_infinite_cdnv_gives_the_limit_of_every_bound():
         (lambda v: theory.spread_bound(v, 5, math.inf), math.inf),
         (lambda v: theory.rank_bound(v, 5, math.inf), math.inf),
         (lambda v: theory.published_bound_2025(v, v, v, shot=5), math.inf),
-        (
-            lambda v: theory.new_samples_bound(v, mean_error=0.1, variance_gain=0.1, distance=1, sample_distance=1),
-            math.inf,
-        ),
     ]
     for bound, limit in functions:
         assert bound(endless) == limit
@@ -672,8 +638,6 @@ def test_the_scale_of_features_changes_no_bound(exponent):
 def test_numbers_at_the_end_of_their_range():
     one = torch.ones(2, dtype=torch.float64)
     assert theory.gaussian_error(one, one, one, 2.0**60) == theory.gaussian_error(one, one, one, 1e12)
-    call = dict(variance_gain=1.0, distance=1.0, sample_distance=1e-200)
-    assert theory.new_samples_bound(0.1, mean_error=1e200, **call) == math.inf
     assert theory.quadratic_bound(2**70, 3) == pytest.approx(1)
     assert theory.cdnv_bound(2**64, torch.tensor(1)) == pytest.approx(2)  # torch has no whole number that large
     assert theory.without_replacement_factor(2**64, torch.tensor(1)) == 1
@@ -722,12 +686,6 @@ def test_numbers_that_are_none_are_refused(broken):
         "gap": lambda: gaussian_error(one * broken, one, one, 1),
         "first": lambda: gaussian_error(two, torch.tensor([broken, 1.0]), two, 1),
         "second": lambda: gaussian_error(two, two, torch.eye(2) * broken, 1),
-        "mean_error": lambda: theory.new_samples_bound(
-            0.1, mean_error=broken, variance_gain=0, distance=1, sample_distance=1
-        ),
-        "distance": lambda: theory.new_samples_bound(
-            0.1, mean_error=0, variance_gain=0, distance=broken, sample_distance=1
-        ),
         "samples": lambda: theory.without_replacement_factor(broken, 1),
         "pool": lambda: theory.cdnv_bound(0.1, 1, pool=broken),
         "a=": lambda: theory.published_bound_2025(0.1, 0.1, 0.1, shot=1, a=broken),

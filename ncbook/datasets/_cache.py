@@ -7,17 +7,14 @@ A file too large for memory is mapped into it. Reads and writes only below the c
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import time
-import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from ncbook._files import read_about, read_tensors, write_tensors
 from ncbook.datasets import ImageClasses
 from ncbook.datasets._pixels import fits_in_memory
 from ncbook.datasets._sources import cache_folder
@@ -46,7 +43,7 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
         return _read(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"the cached data set {path} is damaged and is rebuilt: {error!r}", stacklevel=5)
     images = build()
     try:
@@ -57,39 +54,19 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
 
 
 def _read(path: Path) -> ImageClasses:
-    if fits_in_memory(path.stat().st_size):
-        content = path.read_bytes()  # not mapped: a file cut short while mapped would kill the process
-        tensors = safetensors.torch.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    else:
-        with safe_open(path, "pt") as file:  # its tensors are views of the mapped file
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = file.metadata()
-    description = json.loads(header["description"])
-    checksum = description.pop("checksum")
-    images = ImageClasses(**tensors, **description)
-    if _checksum(images) != checksum:
-        raise ValueError("its content does not have the checksum it was written with")
-    return images
-
-
-def _checksum(images: ImageClasses) -> str:
-    content = json.dumps([images.fingerprint, images.name, images.class_names])
-    return hashlib.sha256(content.encode()).hexdigest()
+    small = fits_in_memory(path.stat().st_size)
+    tensors, about = read_tensors(path), read_about(path)  # views of the mapped file
+    if small:  # not mapped any longer: a file cut short while mapped would kill the process
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    return ImageClasses(**tensors, **about)
 
 
 def _write(path: Path, images: ImageClasses) -> None:
-    tensors = {key: getattr(images, key).contiguous() for key in ("labels", "held_out", "images")}
-    description = {key: getattr(images, key) for key in ("name", "class_names", "official")}
-    description["checksum"] = _checksum(images)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob("*.tmp"):  # of processes that were killed while they wrote
-        if time.time() - leftover.stat().st_mtime > 3600:
-            leftover.unlink(missing_ok=True)
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    try:
-        safetensors.torch.save_file(tensors, temporary, {"description": json.dumps(description)})
-        temporary.chmod(0o644)  # safetensors leaves it to its owner alone, but users may share a cache
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for pattern in ("*.tmp*", ".*.safetensors.*"):  # of processes that were killed while they wrote
+        for leftover in path.parent.glob(pattern):
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink(missing_ok=True)
+    tensors = {key: getattr(images, key) for key in ("labels", "held_out", "images")}
+    write_tensors(path, tensors, name=images.name, class_names=images.class_names, official=images.official)
+    path.chmod(0o644)  # safetensors leaves it to its owner alone, but users may share a cache

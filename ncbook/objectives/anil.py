@@ -4,7 +4,6 @@ Built by `ncbook.objectives.build`. As the features do not adapt, all episodes o
 with it its batch statistics.
 """
 
-import contextlib
 from collections.abc import Callable
 
 import torch
@@ -65,7 +64,7 @@ def shot_labels(way: int, shot: int, device: torch.device) -> Tensor:
 Error = Callable[[dict[str, Tensor]], Tensor]  # of parameters by name
 
 
-def slopes_by_autograd(error: Error, parameters: dict[str, Tensor], second_order: bool) -> dict[str, Tensor]:
+def _slopes(error: Error, parameters: dict[str, Tensor], second_order: bool) -> dict[str, Tensor]:
     """Gradient of ``error(parameters)``, by name; a constant unless ``second_order``, and where nothing is trained."""
     second_order = second_order and torch.is_grad_enabled()
     with torch.enable_grad():
@@ -75,23 +74,12 @@ def slopes_by_autograd(error: Error, parameters: dict[str, Tensor], second_order
     return dict(zip(parameters, slopes, strict=True))
 
 
-def slopes_by_transform(error: Error, parameters: dict[str, Tensor], second_order: bool) -> dict[str, Tensor]:
-    """The same, under vmap too; it takes up to an eighth longer."""
-    with contextlib.nullcontext() if second_order else torch.no_grad():  # which leaves this gradient what it is
-        return torch.func.grad(error)(parameters)
-
-
 def descend(
-    error: Error,
-    parameters: dict[str, Tensor],
-    steps: int,
-    rate: float,
-    second_order: bool,
-    slopes_of: Callable = slopes_by_autograd,
+    error: Error, parameters: dict[str, Tensor], steps: int, rate: float, second_order: bool
 ) -> dict[str, Tensor]:
     """Parameters, by name, after gradient steps on ``error(parameters)``."""
     for _ in range(steps):
-        slopes = slopes_of(error, parameters, second_order)
+        slopes = _slopes(error, parameters, second_order)
         parameters = {name: value - rate * slopes[name] for name, value in parameters.items()}
     return parameters
 

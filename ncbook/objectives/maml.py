@@ -4,7 +4,6 @@ Built by `ncbook.objectives.build`.
 """
 
 import contextlib
-import functools
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +11,7 @@ from torch.nn import functional as F
 
 from ncbook.experiment import Experiment
 from ncbook.fewshot import Episodes
-from ncbook.objectives.anil import (
-    check_way,
-    descend,
-    shot_labels,
-    slopes_by_autograd,
-    slopes_by_transform,
-    zero_head,
-)
+from ncbook.objectives.anil import check_way, descend, shot_labels, zero_head
 from ncbook.objectives.contract import SourceImages
 from ncbook.objectives.episodic import Episodic
 
@@ -46,7 +38,6 @@ class Maml(Episodic):
         self.head = zero_head(feature_dim, self.way)
         self.steps, self.rate = experiment.inner_steps, experiment.inner_rate
         self.second_order, self.tasks_per_step = experiment.second_order, experiment.tasks_per_step
-        self.vectorized = False
 
     def loss(self, backbone: nn.Module, images: SourceImages, batch: Episodes) -> Tensor:
         """Mean over the queries of T episodes."""
@@ -60,9 +51,7 @@ class Maml(Episodic):
         """Logits of the adapted network [T, way * query, way]; see `Episodic.episode_scores`."""
         check_way(self.way, pixels.shape[1])
         network = nn.Sequential(backbone, self.head)
-        with batch_statistics(network, written_out=self.vectorized):
-            if self.vectorized:
-                return torch.func.vmap(lambda episode: self._one(network, episode, shot))(pixels)
+        with batch_statistics(network):
             return torch.stack([self._one(network, episode, shot) for episode in pixels])
 
     def _one(self, network: nn.Module, pixels: Tensor, shot: int) -> Tensor:
@@ -76,18 +65,16 @@ class Maml(Episodic):
         def error(parameters):
             return F.cross_entropy(logits(parameters, shots), labels)
 
-        slopes_of = slopes_by_transform if self.vectorized else slopes_by_autograd
-        adapted = descend(error, dict(network.named_parameters()), self.steps, self.rate, self.second_order, slopes_of)
+        adapted = descend(error, dict(network.named_parameters()), self.steps, self.rate, self.second_order)
         return logits(adapted, queries)
 
 
 @contextlib.contextmanager
-def batch_statistics(network: nn.Module, written_out: bool = False):
+def batch_statistics(network: nn.Module):
     """Batch norm normalizes by the batch at hand and leaves its running statistics as they are.
 
     Args:
         network: in any mode, in which it is left again.
-        written_out: batch norm in elementary operations; that of torch 2.15 has a wrong second derivative under vmap.
     """
     modes = {module: module.training for module in network.modules()}
     norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -96,21 +83,9 @@ def batch_statistics(network: nn.Module, written_out: bool = False):
         network.train()
         for norm in norms:
             norm.track_running_stats = False
-            if written_out:
-                norm.forward = functools.partial(_normalized, norm)
         yield
     finally:
         for norm in norms:
             norm.track_running_stats = tracking[norm]
-            if written_out:
-                del norm.forward
         for module, training in modes.items():
             module.training = training
-
-
-def _normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Batch norm of [B, C, H, W] by its own statistics."""
-    values = x.to(norm.weight.dtype)
-    variance, mean = torch.var_mean(values, (0, 2, 3), correction=0, keepdim=True)
-    scale = (variance + norm.eps).rsqrt() * norm.weight[:, None, None]
-    return ((values - mean) * scale + norm.bias[:, None, None]).to(x.dtype)

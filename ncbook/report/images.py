@@ -76,7 +76,7 @@ def open_stream(
         stream = _of_name(data, batch_size, image_size, channels or 3, broken)
     elif hasattr(data, "images") and hasattr(data, "labels"):  # ImageClasses, Subset
         name = getattr(data, "name", "images")
-        stream = _of_rows(data.images, data.labels, name, batch_size, getattr(data, "class_names", None))
+        stream = _of_rows(data.images, check_labels(data.labels), name, batch_size, getattr(data, "class_names", None))
     elif isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(v, Tensor | np.ndarray) for v in data):
         rows, labels = (torch.as_tensor(v) for v in data)
         if len(rows) != len(labels):
@@ -114,27 +114,26 @@ def check_counts(counts: Tensor, class_names: list[str] | None) -> None:
         raise ParameterError(f"data holds a single image of {names}; allowed: two or more of each class")
 
 
-def _of_rows(rows: Tensor, labels: Tensor, name: str, batch_size: int, class_names=None, numbered=False) -> Stream:
+def _starts(n: int, batch_size: int) -> range:
+    """Where this process's batches begin: every count-th, so that rows of mapped files are read one after the other."""
     number, count = part_of_process()
+    return range(number * batch_size, n, count * batch_size)
 
-    def batches():
-        # A part is every count-th batch: rows of mapped files are read one after the other.
-        starts = range(number * batch_size, len(rows), count * batch_size)
-        for i in starts:
-            batch = rows[i : i + batch_size], labels[i : i + batch_size]
-            yield (*batch, i + torch.arange(len(batch[1]))) if numbered else batch
 
-    n = len(range(number * batch_size, len(rows), count * batch_size))
-    values, index = labels.unique(return_inverse=True)
-    counts = torch.bincount(index)
+def _of_rows(rows: Tensor, labels: Tensor, name: str, batch_size: int, class_names=None, numbered=False) -> Stream:
+    starts = _starts(len(rows), batch_size)
+    values, index = labels.unique(return_inverse=True)  # without classes that have no images
     if class_names is not None:
         class_names = [class_names[int(k)] for k in values]
-        if len(values) and int(values[-1]) + 1 != len(values):  # classes without images
-            labels = index
-    else:
-        class_names = None if (values == torch.arange(len(values))).all() else [str(k) for k in values.tolist()]
-        labels = index
-    return Stream(batches, name, n, class_names, counts, numbered)
+    elif not (values == torch.arange(len(values))).all():
+        class_names = [str(k) for k in values.tolist()]
+
+    def batches():
+        for i in starts:
+            batch = rows[i : i + batch_size], index[i : i + batch_size]
+            yield (*batch, i + torch.arange(len(batch[1]))) if numbered else batch
+
+    return Stream(batches, name, len(starts), class_names, index.bincount(), numbered)
 
 
 def _of_name(data: str | os.PathLike, batch_size: int, image_size: int, channels: int, broken: str) -> Stream:
@@ -160,8 +159,7 @@ def _of_files(source: Path, batch_size: int, image_size: int, channels: int, bro
     """Images of a folder or zip too large to be kept."""
     with _sources.opened(source, folder.SUFFIXES) as readers:
         paths, labels, _, class_names = folder.classes_of(source, list(readers))
-    number, count = part_of_process()
-    starts = range(number * batch_size, len(paths), count * batch_size)
+    starts = _starts(len(paths), batch_size)
 
     def batches():
         try:

@@ -32,7 +32,6 @@ from .transfer import (
     iid_shots_factor,
     multiclass_bound,
     new_classes_half_width,
-    new_samples_bound,
     without_replacement_factor,
 )
 
@@ -40,7 +39,7 @@ __all__ = [
     "CombinedBound", "PairMoments", "best_bound", "cdnv_bound", "combined_bound", "directional_bound",
     "directional_quadratic_bound", "distributions", "effective_rank", "fixed_center_bound", "gaussian_error",
     "iid_shots_factor", "leave_one_out_bound", "mean_mismatch_bound", "multiclass_bound", "new_classes_half_width",
-    "new_samples_bound", "one_shot_bound", "published_bound_2025", "published_bound_2026", "quadratic_bound",
-    "rank_bound", "second_moment_bound", "sharp_bound", "spread_bound", "without_replacement_factor",
+    "one_shot_bound", "published_bound_2025", "published_bound_2026", "quadratic_bound", "rank_bound",
+    "second_moment_bound", "sharp_bound", "spread_bound", "without_replacement_factor",
 ]  # fmt: skip
 __dir__ = __all__.copy

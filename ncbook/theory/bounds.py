@@ -153,6 +153,9 @@ def effective_rank(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
     .. math:: r_i = \mathrm{tr}\,\Sigma_i / \lambda_{\max}(\Sigma_i)
 
+    `ncbook.collapse.effective_rank` is another number, the exponential of an entropy: of the same class it is at least
+    as large, and with it these bounds are not proved.
+
     Args:
         features: float [N, D].
         labels: int64 [N]; gaps are allowed.

@@ -12,45 +12,6 @@ from ._checks import check_at_least, check_cdnv, check_pool
 from .quadratic import quadratic_bound
 
 
-def new_samples_bound(cdnv, *, mean_error, variance_gain, distance, sample_distance):
-    r"""CDNV of two distributions from that of samples of them ("new samples", in its rigorous form).
-
-    .. math::
-        V(P_i, P_j) \le \bigl(V(S_i, S_j) + B\bigr)(1 + A)^2, \qquad
-        A = \frac{2\varepsilon_1}{\|\mu(P_i) - \mu(P_j)\|}, \quad B = \frac{\varepsilon_2}{\|\mu(S_i) - \mu(S_j)\|^2}
-
-    if |mu(P_c) - mu(S_c)| <= eps_1 and Var(P_c) <= Var(S_c) + eps_2 for both classes. The slides write V(P_i, P_j) <~
-    V(S_i, S_j) + o_m(1). How fast eps_1 and eps_2 fall with m for an f that was trained on S is the open part.
-
-    Proof: the numerator Var(P_i) + Var(P_j) grows by at most 2 eps_2, and d_S <= d_P + 2 eps_1 (triangle inequality).
-
-    Args:
-        cdnv: V(S_i, S_j) >= 0, float or tensor.
-        mean_error: eps_1 >= 0.
-        variance_gain: eps_2 >= 0.
-        distance: |mu(P_i) - mu(P_j)| > 0.
-        sample_distance: |mu(S_i) - mu(S_j)| > 0.
-
-    Returns:
-        The bound, as ``cdnv`` came.
-
-    Raises:
-        ValueError: a negative argument or a distance of 0.
-
-    Example:
-        >>> new_samples_bound(0.1, mean_error=0.5, variance_gain=0.1, distance=1.0, sample_distance=1.0)  # 0.2 * 2^2
-        0.8
-    """
-    cdnv = check_cdnv("cdnv", cdnv)
-    mean_error = check_at_least("mean_error", mean_error, 0)
-    variance_gain = check_at_least("variance_gain", variance_gain, 0)
-    distance = check_at_least("distance", distance, 0, above=True)
-    sample_distance = check_at_least("sample_distance", sample_distance, 0, above=True)
-    factor = 1 + 2 * mean_error / distance
-    # quotients and products, where ** would raise an error if the numbers are too large or too small
-    return (cdnv + variance_gain / sample_distance / sample_distance) * factor * factor
-
-
 def new_classes_half_width(n_classes: int, *, confidence: float = 0.95) -> float:
     r"""Half width of an interval for the expected pair error of new classes, from l classes ("new classes", fixed f).
 

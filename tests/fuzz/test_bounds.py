@@ -117,9 +117,6 @@ CALLS = {
     "best_bound": lambda a, b: theory.best_bound(a, b),
     "published_bound_2025": lambda a, b: theory.published_bound_2025(a, 0.1, 0.1, shot=b),
     "new_classes_half_width": lambda a, b: theory.new_classes_half_width(a, confidence=b),
-    "new_samples_bound": lambda a, b: theory.new_samples_bound(
-        0.1, mean_error=a, variance_gain=b, distance=1, sample_distance=1
-    ),
     "without_replacement_factor": lambda a, b: theory.without_replacement_factor(a, b),
     "iid_shots_factor": lambda a, b: theory.iid_shots_factor(a, b),
     "multiclass_bound": lambda a, b: theory.multiclass_bound(a),
