@@ -146,6 +146,7 @@ def test_selecting_by_held_out_cdnv(step, expected):
         cdnv_source_test=lambda place, *_: 3 - (place == 3), error=lambda place, *_: 3 + step * (place == 3)
     )
     assert verdict("least_held_out_cdnv_beats_plain", table) == expected
+    assert verdict("least_held_out_cdnv_beats_plain", table[::-1]) == expected  # in whatever order the rows are
 
 
 def test_pairs_correlations_and_regret_by_hand():

@@ -6,6 +6,7 @@ import pandas as pd
 from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict
 
 FEWEST = 4  # moments under which a curve over training is not judged
+DRAWS = 20_000  # orders, where there are too many to take all
 LEVEL = 0.95  # of every interval; half of the rest is the p-value asked for on either side
 
 
@@ -120,6 +121,49 @@ def spearman(x, y, block=None) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
+def correlations(table: pd.DataFrame, x: str, y: str = "error") -> pd.Series:
+    """Rank correlation over the networks of each draw; twelve digits, so that none is 0 and not 1e-18."""
+    found = {draw: spearman(rows[x], rows[y]) for draw, rows in table.groupby("repeat")}
+    return pd.Series(found, dtype=float).round(12)
+
+
+def across(table: pd.DataFrame, unit: str, x: str, y: str, what: str) -> Verdict:
+    """Whether y rises with x over units that were chosen, not drawn: objectives, or kinds of training.
+
+    It must hold in the mean over draws, which says that these units are ordered so, and, against all orders of the
+    units, for their means, which says that it is no accident of the choice.
+    """
+    if not np.isfinite(table[[x, y]]).all(axis=None):
+        return Verdict(OPEN, f"{what}: not finite for every network", n=len(table))
+    means = table.groupby(unit)[[x, y]].mean()
+    return all_of(
+        above_zero(correlations(table, x, y), 1, f"rank correlation over {unit}s, {what},"),
+        trend(means[x], means[y], 1, f"{what}, means of the {unit}s")._replace(n=len(means)),
+    )
+
+
+def trend_over_draws(x: pd.DataFrame, y: pd.DataFrame, what: str) -> Verdict:
+    """Whether y rises with x over draws, in every row of [units, draws]; units share the draws, so they move together.
+
+    Exact over all orders of up to 8 draws, else over 20,000 drawn ones.
+    """
+    from itertools import permutations
+
+    if not (np.isfinite(x).all(axis=None) and np.isfinite(y).all(axis=None)):
+        return Verdict(OPEN, f"{what}: not finite for every network", n=x.size)
+    a, b = (np.array([_centered_ranks(row) for row in values.to_numpy()]) for values in (x, y))
+    products, count = a.T @ b, a.shape[1]  # [draws, draws]
+    if count < 5:  # of 4 draws one order in 24 is as good by chance
+        return Verdict(OPEN, f"{what}: {count} draws could not show a trend beyond chance", n=count)
+    exact = count <= 8
+    orders = np.array(list(permutations(range(count)))) if exact else _drawn_orders(np.random.default_rng(0), count)
+    down, up = _p_values(products[np.arange(count), orders].sum(1), products.trace(), exact)
+    rho = products.trace() / np.sqrt((a * a).sum() * (b * b).sum())
+    verdict = HOLDS if up <= (1 - LEVEL) / 2 else FAILS if down <= (1 - LEVEL) / 2 else OPEN
+    text = f"Spearman({what}) = {rho:+.2f}, one-sided p = {up:.2g}, n = {count} draws of {len(a)} networks each"
+    return Verdict(verdict, text, float(rho), n=count)
+
+
 def permutation_p(x, y, block=None) -> tuple[float, float]:
     """P-values of a rank correlation being at most, and at least, as large as found, were y in any order per block.
 
@@ -133,20 +177,30 @@ def permutation_p(x, y, block=None) -> tuple[float, float]:
     """
     from itertools import permutations
 
-    rng, draws = np.random.default_rng(0), 20_000
+    rng = np.random.default_rng(0)
     found, totals, exact = 0.0, np.zeros(1), True  # totals: [orders so far]
     for a, b in _blocks(x, y, block):
         found += a @ b
         if len(a) <= 8:
             orders = np.array(list(permutations(range(len(a)))))
         else:
-            orders, exact = rng.permuted(np.tile(np.arange(len(a)), (draws, 1)), axis=1), False
+            orders, exact = _drawn_orders(rng, len(a)), False
         products = b[orders] @ a
         exact = exact and len(totals) * len(products) <= 200_000
         if exact:
             totals = (totals[:, None] + products).ravel()
         else:
-            totals = rng.choice(totals, draws) + rng.choice(products, draws)
+            totals = rng.choice(totals, DRAWS) + rng.choice(products, DRAWS)
+    return _p_values(totals, found, exact)
+
+
+def _drawn_orders(rng: np.random.Generator, count: int) -> np.ndarray:
+    """[DRAWS, count] orders at random."""
+    return rng.permuted(np.tile(np.arange(count), (DRAWS, 1)), axis=1)
+
+
+def _p_values(totals: np.ndarray, found: float, exact: bool) -> tuple[float, float]:
+    """Fractions of the totals that are at most, and at least, what was found."""
     slack = 1e-9 * np.abs(totals).max()
     at_most, at_least = (totals <= found + slack).sum(), (totals >= found - slack).sum()
     # a drawn sample counts what was found as one more order

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, claim
-from ncbook.claims._statistics import FEWEST, above_zero, all_of, by_draw, log_ratio, spearman, trend
+from ncbook.claims._statistics import FEWEST, above_zero, all_of, by_draw, correlations, log_ratio, spearman, trend
 
 NETWORK = ["n_source", "repeat"]
 _NC = ("nc1", "nc2", "nc3", "nc4")
@@ -143,9 +143,15 @@ def _gap_shrinks(table):
 
 
 def _final_trend(table: pd.DataFrame, number: tuple[str, str], sign: int, what: str) -> Verdict:
-    """Trend of the final 5-shot accuracy with another final number; a network that has one of them only is missing."""
-    both = pd.concat([final(table, *number), final(table, *_ACCURACY)], axis=1)
-    return trend(*both.to_numpy().T, sign, what, block=both.index.get_level_values("repeat"))
+    """Trend of the final 5-shot accuracy with another final number; a network that has one of them only is missing.
+
+    Of these numbers of source classes: within draws beyond chance, and in the mean over draws.
+    """
+    both = pd.concat({"x": final(table, *number), "y": final(table, *_ACCURACY)}, axis=1)
+    found = trend(both["x"], both["y"], sign, what, block=both.index.get_level_values("repeat"))
+    if np.isnan(found.statistic):
+        return found
+    return all_of(found, above_zero(correlations(both.reset_index(), "x", "y"), sign, "its mean over draws"))
 
 
 for _name, _number, _sign, _what in (

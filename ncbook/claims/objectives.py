@@ -8,7 +8,7 @@ class mean).
 import numpy as np
 
 from ncbook.claims._registry import OPEN, Verdict, claim
-from ncbook.claims._statistics import above_zero, spearman, trend
+from ncbook.claims._statistics import above_zero, across, correlations, trend_over_draws
 
 PREDICTORS = {"cdnv": "CDNV", "directional": "directional CDNV", "b3": "the bound B3"}
 NEEDED = {"objective", "episodic", "repeat", "cdnv", "directional", "b3", "error"}
@@ -27,7 +27,7 @@ def _classifiers(table):
 def _across(table, name: str):
     if table["objective"].nunique() < 4:
         return Verdict(OPEN, FEW)
-    return trend(table[name], table["error"], 1, f"{PREDICTORS[name]}, error", table["repeat"])
+    return across(table, "objective", name, "error", f"{PREDICTORS[name]} and error")
 
 
 for _name in PREDICTORS:
@@ -36,15 +36,13 @@ for _name in PREDICTORS:
 
 @claim("cdnv_predicts_within_objectives", NEEDED, NONE)
 def _within(table):
-    return trend(table["cdnv"], table["error"], 1, "CDNV, error, within objectives", table["objective"])
+    x, y = (table.pivot(index="objective", columns="repeat", values=name) for name in ("cdnv", "error"))
+    return trend_over_draws(x, y, "CDNV, error, within objectives")
 
 
 @claim("directional_predicts_better_across_objectives", NEEDED, FEW)
 def _directional(table):
     if table["objective"].nunique() < 4:
         return Verdict(OPEN, FEW)
-    gains = [
-        spearman(rows["directional"], rows["error"]) - spearman(rows["cdnv"], rows["error"])
-        for _, rows in table.groupby("repeat")
-    ]
+    gains = correlations(table, "directional", "error") - correlations(table, "cdnv", "error")
     return above_zero(gains, 1, "rank correlation with the error, directional less plain CDNV,")
