@@ -50,6 +50,8 @@ JOBS = [  # the longest first
     Job("06_depth"),
     Job("07_prototypical_networks"),
     Job("09_enforcing_collapse"),
+    *(Job("09_enforcing_collapse", f"enforcing_{name}") for name in ("long", "strengths")),
+    Job("09_enforcing_collapse", "enforcing_omniglot", "omniglot"),
     Job("10_your_own_model"),
     *(Job(name) for name in EACH),
 ]

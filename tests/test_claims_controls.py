@@ -140,6 +140,9 @@ def test_directions_are_told_and_the_least_one_counts():
     assert "A → B" in found["numbers"] and "B → A" in found["numbers"]
     assert judged("training_elsewhere_costs", table[table["repeat"] < 2])["verdict"] == claims.OPEN
     assert judged("training_elsewhere_costs", table[table["trained"] == table["tested"]])["verdict"] == claims.OPEN
+    one_way = table[table["trained"] == "A"]  # nobody was trained on B
+    assert judged("training_elsewhere_costs", one_way)["verdict"] == claims.OPEN
+    assert judged("other_distribution_costs", one_way)["verdict"] == claims.HOLDS
 
 
 @pytest.mark.parametrize(

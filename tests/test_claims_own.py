@@ -106,6 +106,15 @@ def test_models_statistic_is_the_least_gain():
     assert [found["statistic"], found["low"], found["high"], found["n"]] == pytest.approx([0.1, 0.08, 0.12, 2])
 
 
+def test_models_are_judged_by_most_shots_in_whatever_order_they_stand():
+    table = of_models((-0.5, 0.2))
+    one = [name for name in table if "1shot" in name]
+    table[[f"{name}" for name in one if "difference" in name]] *= -1  # with one shot the other way round
+    assert judged("smaller_cdnv_errs_less", table)["verdict"] == claims.HOLDS
+    last = table[[name for name in table if name not in one] + one]
+    assert judged("smaller_cdnv_errs_less", last)["verdict"] == claims.HOLDS
+
+
 def test_models_of_the_report():
     import torch
 

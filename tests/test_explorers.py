@@ -174,6 +174,13 @@ def test_the_latest_values_of_all_controls_win_and_one_picture_is_under_way(expl
     shots.min, shots.value = 0, 0  # refused: the sentence stays
     assert clock.tick() == 0 and "shot=0" in explorer.message and len(formats) == count and shots.value == 3
     ways.value = 4
+    assert clock.tick() == 1  # a picture; the rest of it waits
+    shots.value = 0
+    while clock.tick():
+        pass
+    assert "4-way" in explorer.text and "shot=0" in explorer.message  # it stays although the picture came to rest
+    assert "shot=0" in explorer.widget.children[3].value
+    ways.value = 3
     explorer.close()
     assert not clock.due
 
@@ -289,6 +296,20 @@ def test_the_largest_known_error_is_one_click_away():
     explorer.close()
 
 
+def test_the_end_of_a_logarithmic_slider_is_an_exponent():
+    explorer = explorers.BoundExplorer(cdnv=5.0)
+    slider = (explorer.widget, explorer.controls["cdnv"])[1]
+    explorer.cdnv = 8.0
+    assert (slider.value, slider.max) == (8.0, 1.0) and not explorer.message  # 10^1
+    explorer.close()
+
+
+def test_a_call_with_numbers_of_numpy_is_plain_python():
+    explorer = explorers.BoundExplorer(cdnv=np.float64(0.3), shot=np.int64(2))
+    assert "cdnv=0.3, shot=2" in explorer.call
+    explorer.close()
+
+
 def test_vacuous_bounds_are_named():
     explorer = explorers.BoundExplorer(dim=1, cdnv=1.0, shot=1, distribution="one_direction")
     assert "Vacuous (at least 1): B1" in explorer.text and "rank" in explorer.text.split("Vacuous")[1]
@@ -394,6 +415,8 @@ def test_episodes_of_a_run(tiny_run, monkeypatch):
     explorer.epoch = 3
     assert "epoch=3 was not kept; kept: 0, 2, 4" in explorer.message and explorer.epoch == 0
     assert {"split", "epoch"} <= set((explorer.widget, explorer.controls)[1])
+    explorer.epoch = None
+    assert explorer.controls["epoch"].value == 4
     explorer.close()
 
     def gone(_):

@@ -116,6 +116,15 @@ def test_growth_ends_with_all_there_is(found):
     assert ways["value"].is_monotonic_decreasing and ways["count"].tolist() == [2, 5, 8]
 
 
+def test_a_class_in_no_task_is_taken_for_none():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60 * 8, 4, generator=generator), torch.arange(60).repeat_interleave(8)
+    classes = ncbook.report(None, (x, y), shots=(1,), episodes=3).classes
+    drawn = classes["accuracy"].notna()
+    assert 5 <= drawn.sum() <= 15 and (classes.loc[~drawn, "taken_for"] == "").all()
+    assert (classes.loc[classes["accuracy"] < 1, "taken_for"] != "").all()
+
+
 def test_every_collapse_metric_has_an_interval_over_classes(found):
     rows = found.summary.set_index("metric").loc[["nc1", "nc1_noise_floor", "variability_collapse_index", "logme"]]
     assert (rows["low"] < rows["value"]).all() and (rows["value"] < rows["high"]).all()

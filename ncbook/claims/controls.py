@@ -77,10 +77,12 @@ def _gap_rate(table):
 def _over_directions(table, column: str, sign: int, other):
     """Paired per network: ``column`` of (trained, tested on another) minus what ``other(column, a, b)`` names."""
     wide = table.set_index(["trained", "tested", "repeat"])[["error", "cdnv", "untrained"]].unstack("repeat")
-    found = {}
-    for a, b in wide.index[[a != b for a, b in wide.index]]:
-        row, against = other(column, a, b)
-        found[f"{a} → {b}"] = above_zero(wide.loc[(a, b), column] - wide.loc[row, against], sign, "", parts=2)
+    pairs = {(a, b): other(column, a, b) for a, b in wide.index if a != b}
+    pairs = {pair: (row, against) for pair, (row, against) in pairs.items() if row in wide.index}
+    found = {
+        f"{a} → {b}": above_zero(wide.loc[(a, b), column] - wide.loc[row, against], sign, "", parts=len(pairs))
+        for (a, b), (row, against) in pairs.items()
+    }
     if not found:
         return Verdict(OPEN, "one distribution only")
     least = min(found.values(), key=lambda one: sign * one.statistic)

@@ -77,7 +77,8 @@ def _plateaus(table):
             if runs.shape[1] < FEWEST or not np.isfinite(runs).all(axis=None):
                 yield Verdict(OPEN, f"{what}: not {FEWEST} finite moments in each run")
                 continue
-            first, middle, last = (runs.iloc[:, place] for place in (0, runs.shape[1] // 2, -1))
+            half = int(np.abs(runs.columns.to_numpy(float) - runs.columns[-1] / 2).argmin())  # by epochs
+            first, middle, last = (runs.iloc[:, place] for place in (0, half, -1))
             change, parts = np.log(last / first), 4 * len(NC) * len(_names(table))
             ends = " → ".join(f"{moment.mean():.3g}" for moment in (first, middle, last))
             stays = _within((middle - last) / (first - last), ALIKE, f"{what} {ends}, of the fall after half", parts)

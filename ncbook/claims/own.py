@@ -65,7 +65,8 @@ def _models(table):
     accuracies = [c for c in table.columns if c.startswith("accuracy") and c.count("_") == 3]
     if not accuracies or len(table) < 2:
         return Verdict(OPEN, "no models that are compared")
-    others, accuracy = table.iloc[1:], accuracies[-1]  # with the most shots
+    most_shots = max(accuracies, key=lambda name: int(name.split("_")[2].removesuffix("shot")))
+    others, accuracy = table.iloc[1:], most_shots
     for_all, found = wider(len(others)), {}
     for row in others.to_dict("records"):
         (x, *ends), (y, *sides) = (

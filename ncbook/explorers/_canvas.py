@@ -204,7 +204,8 @@ class Explorer(traitlets.HasTraits):
             self._send(None)
 
     def _accept(self, text: str, panels: list[Panel], form: str = "png") -> None:
-        self._shown = {name: getattr(self, name) for name in self.names}
+        values = {name: getattr(self, name) for name in self.names}
+        self._shown = {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}  # for `call`
         self.text, self.message = text, ""
         self._paint(panels)
         self._caption.set_text(textwrap.fill(text, int(19 * self.size[0])))
@@ -236,7 +237,7 @@ class Explorer(traitlets.HasTraits):
             for name, control in self.controls.items():
                 value = self._in_control(name)
                 if value is not None and name not in self._waiting:
-                    if getattr(control, "max", None) is not None:
+                    if getattr(control, "max", None) is not None and not hasattr(control, "base"):  # of a log slider
                         control.max = max(self._largest().get(name, control.max), value)
                     control.value = value
         ways = ("span role='status'", self.text), ("b role='alert'", self.message), ("code", self.call)
@@ -276,7 +277,10 @@ class Explorer(traitlets.HasTraits):
             return
         slow, loop = self._slow(), _running_loop()
         if slow is None or loop is None:
+            refused = self.message
             self._show()
+            if refused and not self.message:
+                self._refuse(refused)  # it stays until the next change
             return
         self._send("png")
         kind, key, make = slow

@@ -204,6 +204,10 @@ class EpisodeExplorer(Explorer):
         samples = int(sizes.min())  # of the smallest class
         return {"way": min(20, len(sizes)), "shot": samples - self.query, "query": samples - self.shot}
 
+    def _in_control(self, name):
+        value = getattr(self, name)
+        return self._run.saved_epochs[-1] if name == "epoch" and value is None and self._run is not None else value
+
     def _controls(self, w):
         ends = {name: (1 + (name == "way"), end) for name, end in self._largest().items()}
         made = {name: w.IntSlider(getattr(self, name), *end, description=name) for name, end in ends.items()}

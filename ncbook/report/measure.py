@@ -293,7 +293,7 @@ def classes(of: Gathered, accuracies: list[FewShotResult]) -> pd.DataFrame:
         table["accuracy"] = fraction.diagonal().numpy()
         others = fraction.clone().fill_diagonal_(-1)
         table["taken_for"] = names[others.argmax(1).numpy()]
-        table.loc[others.amax(1).numpy() <= 0, "taken_for"] = ""
+        table.loc[~(others.amax(1).numpy() > 0), "taken_for"] = ""  # always right, or in no task
         return table.sort_values("accuracy", kind="stable", ignore_index=True)
     return table.sort_values("cdnv", ascending=False, kind="stable", ignore_index=True)
 
