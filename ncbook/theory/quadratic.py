@@ -37,9 +37,10 @@ def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = 
 
     .. math:: \frac{4V}{1 + 4V}
 
-    which is attained there (`mean_mismatch_bound`). The minimum is taken over some quadratics, each of which is a bound:
-    it lies above the least one by less than 1e-3 of it. With one shot also, and often smaller, 6V / (1 + 3V): see
-    below. Whether 4V / (1 + 4V) itself holds for every n is open; with one shot `distributions.shared_point` attains it.
+    which is attained there (`mean_mismatch_bound`). The minimum is taken over some quadratics, each of which is a
+    bound: it lies above the least one by less than 1e-3 of it. With one shot also, and often smaller, 6V / (1 + 3V):
+    see below. Whether 4V / (1 + 4V) itself holds for every n is open; with one shot `distributions.shared_point`
+    attains it.
 
     Proof sketch: one Q serves both classes and, without its first row, every direction across D. E q is linear in the
     variances, so its average over the classes only holds v_1 + v_2 = 2V d^2, and tr Sigma_1 (Sigma_1 + Sigma_2) <= v_1
