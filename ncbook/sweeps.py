@@ -38,7 +38,7 @@ def sweep(
     Args:
         experiments: what to train; one that comes twice is trained once.
         executor: where; None: here, one after the other. A ``ProcessPoolExecutor``, or a Dask cluster's
-            ``Client.get_executor()``.
+            ``Client.get_executor()``. Threads of one process take turns: random numbers are the process's.
         runs_dir: folder of all runs; None: NCBOOK_RUNS of each worker, else a folder in the user's cache.
         threads: of each worker while it trains; None: what the worker has. Bits depend on this number, and several
             workers on the same cores want 1.
