@@ -72,6 +72,9 @@ def test_four_draws_cannot_show_a_trend_over_draws():
     table["cdnv"] = table["error"] = 1.0 + table["repeat"]
     assert verdict("cdnv_predicts_within_objectives", table) == claims.HOLDS
     assert verdict("cdnv_predicts_within_objectives", table[table["repeat"] < 4]) == claims.OPEN
+    assert verdict("cdnv_predicts_within_objectives", table.assign(error=0.5)) == claims.OPEN
+    assert verdict("cdnv_predicts_within_objectives", table[1:]) == claims.OPEN  # a network is missing
+    assert verdict("cdnv_predicts_across_objectives", table.assign(error=0.5)) == claims.OPEN
 
 
 def test_directional_against_plain_cdnv():

@@ -118,7 +118,8 @@ def _blocks(x, y, block) -> list[tuple[np.ndarray, np.ndarray]]:
 def spearman(x, y, block=None) -> float:
     """Rank correlation; of several blocks (draws of classes), that of the ranks within each, pooled."""
     a, b = (np.concatenate(ranks) for ranks in zip(*_blocks(x, y, block), strict=True))
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else np.nan  # one of them is constant
 
 
 def correlations(table: pd.DataFrame, x: str, y: str = "error") -> pd.Series:
@@ -155,6 +156,8 @@ def trend_over_draws(x: pd.DataFrame, y: pd.DataFrame, what: str) -> Verdict:
     products, count = a.T @ b, a.shape[1]  # [draws, draws]
     if count < 5:  # of 4 draws one order in 24 is as good by chance
         return Verdict(OPEN, f"{what}: {count} draws could not show a trend beyond chance", n=count)
+    if not (a.any() and b.any()):
+        return Verdict(OPEN, f"Spearman({what}) is not defined: one of them is constant (n = {count})", n=count)
     exact = count <= 8
     orders = np.array(list(permutations(range(count)))) if exact else _drawn_orders(np.random.default_rng(0), count)
     down, up = _p_values(products[np.arange(count), orders].sum(1), products.trace(), exact)
