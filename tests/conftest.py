@@ -1,6 +1,7 @@
 """Shared by all tests: where the real data is, one tiny run, quiet progress."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ os.environ["NCBOOK_PROGRESS"] = "off"
 collect_ignore = ["kill_harness.py"]  # a program of its own
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def listening():
+    """A process that a shell has put into the background ignores SIGINT, and so would tests that send it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

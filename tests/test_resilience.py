@@ -23,18 +23,12 @@ from ncbook._files import DamagedFileError, StorageError
 from ncbook.runs import layout
 from ncbook.training import Trainer, fit, measuring
 
+pytestmark = pytest.mark.usefixtures("listening")
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(measuring, "EPISODES", 50)
-
-
-@pytest.fixture(autouse=True)
-def listening():
-    """A process that a shell has put into the background ignores SIGINT, and so would these tests."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

@@ -347,6 +347,7 @@ def test_a_student_is_taught_by_the_run_of_its_teacher(tmp_path, monkeypatch, fi
     assert {"loss", "accuracy", "nc3", "nc4"} < {*metrics}
 
 
+@pytest.mark.usefixtures("listening")
 def test_a_signal_outside_a_training_is_delivered_at_the_end():
     with pytest.raises(KeyboardInterrupt), DeferredSignals() as signals:
         signals.pending = 2
