@@ -148,3 +148,8 @@ def test_second_load_is_from_the_cache(cache, monkeypatch):
 def test_wrong_options_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         datasets.load("strokes", **options)
+
+
+def test_more_images_than_any_machine_holds_are_refused_by_name():
+    with pytest.raises(ValueError, match="n_classes=100, per_class=1000001; allowed: 100,000,000 images in all"):
+        datasets.load("strokes", n_classes=100, per_class=1_000_001)

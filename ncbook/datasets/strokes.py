@@ -19,6 +19,7 @@ from ncbook.datasets import ImageClasses
 from ncbook.datasets._cache import cache_key, cached
 
 VERSION = 1  # raise when the same options give other pixels
+MOST = 100_000_000  # images: 78 GB
 SIDE, FINE = 28, 3  # strokes are drawn on a grid of 84 x 84 cells and averaged over 3 x 3
 GRID = SIDE * FINE
 GRAY = (np.arange(FINE**2 + 1) * 255 / FINE**2).round().astype(np.uint8)  # by the number of inked cells
@@ -53,11 +54,13 @@ def load(
 
     Raises:
         TypeError: an option is not an integer.
-        ValueError: an option is out of its range.
+        ValueError: an option is out of its range, or there are too many images.
     """
     n_classes = check_whole("n_classes", n_classes, 1, LARGEST)
     per_class = check_whole("per_class", per_class, 2, LARGEST)
     seed = check_whole("seed", seed, 0, LARGEST)
+    if n_classes * per_class > MOST:
+        raise ValueError(f"n_classes={n_classes}, per_class={per_class}; allowed: {MOST:,} images in all")
     options = {"version": VERSION, "n_classes": n_classes, "per_class": per_class, "seed": seed}
     classes = np.arange(n_classes)
     if strokes is not None:
