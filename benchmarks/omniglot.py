@@ -9,15 +9,14 @@ is Student's, over the seeds. Only what differs from the package's defaults (600
 """
 
 import argparse
-import math
 import time
 
 import numpy as np
 from measuring import hardware
-from scipy import stats
 
 import ncbook
 from ncbook import datasets, fewshot
+from ncbook.claims import mean_interval
 from ncbook.features import extract
 from ncbook.training import Trainer
 
@@ -61,11 +60,11 @@ def run(device: str = "cpu", seeds: int = 5, precisions: tuple[str, ...] = ("bfl
     ]
     for (name, precision), results in measured.items():
         steps, seconds, accuracy = map(np.array, zip(*results, strict=True))
-        half = stats.t.ppf(0.975, seeds - 1) * accuracy.std(ddof=1) / math.sqrt(seeds)
+        mean, _, high = mean_interval(accuracy)
         lines.append(
             f"| {name} | {precision} | {steps[0]} "
             f"| {np.median(seconds):.1f} [{seconds.min():.1f}, {seconds.max():.1f}] "
-            f"| {100 * accuracy.mean():.2f} ± {100 * half:.2f} |"
+            f"| {100 * mean:.2f} ± {100 * (high - mean):.2f} |"
         )
     return "\n".join(lines)
 

@@ -445,12 +445,12 @@ def _names_used(cell: str) -> set[str]:
 
 
 def check_parameters(cells: list[str] | None = None) -> None:
-    """Refuse a parameter of this notebook whose name is misspelled, so that another value would be used silently.
+    """Refuse parameters of this notebook: misspelled names, and values that are not of the type that their line says.
 
-    papermill injects every name that it gets, a misspelled one too, in a cell that begins with ``# Parameters``: the
-    last such cell is compared with what the notebook itself has run so far. In JupyterLab, where cells are edited and
-    run again and again, a parameter keeps its old value in the kernel when its line is renamed: names that this cell
-    uses must be set by the parameters cell as it was run last.
+    papermill injects every name that it gets, a misspelled one too, which would be used silently, in a cell that begins
+    with ``# Parameters``: the last such cell is compared with what the notebook itself has run so far. In JupyterLab,
+    where cells are edited and run again and again, a parameter keeps its old value in the kernel when its line is
+    renamed: names that this cell uses must be set by the parameters cell as it was run last.
 
     Args:
         cells: sources of the cells run so far, the present one last; by default those of the running notebook.

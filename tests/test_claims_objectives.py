@@ -63,7 +63,7 @@ def test_units_that_share_their_draws_or_were_chosen_are_not_taken_for_independe
             table[column] = 10 + effects + rng.normal(size=len(table)) / 10
         within.append(verdict("cdnv_predicts_within_objectives", table))
         across.append(verdict("cdnv_predicts_across_objectives", table))
-    assert sum(found != claims.OPEN for found in within) <= 10  # 1.7 % on either side are expected: 2 of 5! orders
+    assert sum(found != claims.OPEN for found in within) <= 10  # 2.5 on either side are expected: 3 of 5! orders
     assert across.count(claims.HOLDS) <= 7  # 2.5; that these very objectives are ordered the other way is a finding
 
 

@@ -162,7 +162,7 @@ def trend_over_draws(x: pd.DataFrame, y: pd.DataFrame, what: str) -> Verdict:
     orders = np.array(list(permutations(range(count)))) if exact else _drawn_orders(np.random.default_rng(0), count)
     down, up = _p_values(products[np.arange(count), orders].sum(1), products.trace(), exact)
     rho = products.trace() / np.sqrt((a * a).sum() * (b * b).sum())
-    verdict = HOLDS if up <= (1 - LEVEL) / 2 else FAILS if down <= (1 - LEVEL) / 2 else OPEN
+    verdict = _by_p_values(up, down)
     text = f"Spearman({what}) = {rho:+.2f}, one-sided p = {up:.2g}, n = {count} draws of {len(a)} networks each"
     return Verdict(verdict, text, float(rho), n=count)
 
@@ -210,6 +210,11 @@ def _p_values(totals: np.ndarray, found: float, exact: bool) -> tuple[float, flo
     return tuple(float((k + (not exact)) / (len(totals) + (not exact))) for k in (at_most, at_least))
 
 
+def _by_p_values(claimed: float, opposite: float) -> str:
+    """Verdict on a trend, from the p-values of the claimed and of the opposite direction."""
+    return HOLDS if claimed <= (1 - LEVEL) / 2 else FAILS if opposite <= (1 - LEVEL) / 2 else OPEN
+
+
 def trend(x, y, sign: int, what: str, block=None) -> Verdict:
     """Whether y rises (sign 1) or falls (sign -1) with x: rank correlation, p-value by permutation within blocks."""
     x, y = np.asarray(x, float), np.asarray(y, float)
@@ -222,7 +227,7 @@ def trend(x, y, sign: int, what: str, block=None) -> Verdict:
     rho = spearman(x, y, block)
     down, up = permutation_p(x, y, block)
     claimed, opposite = (up, down) if sign > 0 else (down, up)
-    verdict = HOLDS if claimed <= (1 - LEVEL) / 2 else FAILS if opposite <= (1 - LEVEL) / 2 else OPEN
+    verdict = _by_p_values(claimed, opposite)
     draws = "" if block is None else f" of {len(np.unique(block))} draws of classes"
     text = f"Spearman({what}) = {rho:+.2f}, one-sided p = {claimed:.2g}, n = {len(x)} networks{draws}"
     return Verdict(verdict, text, rho, n=len(x))

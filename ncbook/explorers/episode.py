@@ -215,10 +215,9 @@ class EpisodeExplorer(Explorer):
         made["episode"] = w.BoundedIntText(self.episode, 0, EPISODES - 1, description="episode")
         made["seed"] = w.BoundedIntText(self.seed, 0, 10**6, description="seed")
         if self._run:
-            epochs = self._run.saved_epochs
             made["split"] = w.Dropdown(options=SPLITS, value=self.split, description="split")
-            start = epochs[-1] if self.epoch is None else self.epoch
-            made["epoch"] = w.SelectionSlider(options=epochs, value=start, description="epoch")
+            epochs, epoch = self._run.saved_epochs, self._in_control("epoch")
+            made["epoch"] = w.SelectionSlider(options=epochs, value=epoch, description="epoch")
         return made
 
 
