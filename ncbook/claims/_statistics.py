@@ -139,7 +139,7 @@ def across(table: pd.DataFrame, unit: str, x: str, y: str, what: str) -> Verdict
     means = table.groupby(unit)[[x, y]].mean()
     return all_of(
         above_zero(correlations(table, x, y), 1, f"rank correlation over {unit}s, {what},"),
-        trend(means[x], means[y], 1, f"{what}, means of the {unit}s")._replace(n=len(means)),
+        trend(means[x], means[y], 1, f"{what}, means of the {unit}s", units=f"{unit}s"),
     )
 
 
@@ -215,13 +215,13 @@ def _by_p_values(claimed: float, opposite: float) -> str:
     return HOLDS if claimed <= (1 - LEVEL) / 2 else FAILS if opposite <= (1 - LEVEL) / 2 else OPEN
 
 
-def trend(x, y, sign: int, what: str, block=None) -> Verdict:
+def trend(x, y, sign: int, what: str, block=None, units: str = "networks") -> Verdict:
     """Whether y rises (sign 1) or falls (sign -1) with x: rank correlation, p-value by permutation within blocks."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if bad := int((~(np.isfinite(x) & np.isfinite(y))).sum()):
-        return Verdict(OPEN, f"{what}: missing or not finite in {bad} of {len(x)} networks", n=len(x))
+        return Verdict(OPEN, f"{what}: missing or not finite in {bad} of {len(x)} {units}", n=len(x))
     if len(x) < 3 or permutation_p(x, x, block)[1] > (1 - LEVEL) / 2:
-        return Verdict(OPEN, f"{what}: {len(x)} networks could not show a trend beyond chance", n=len(x))
+        return Verdict(OPEN, f"{what}: {len(x)} {units} could not show a trend beyond chance", n=len(x))
     if len(np.unique(y)) == 1:
         return Verdict(OPEN, f"Spearman({what}) is not defined: one of them is constant (n = {len(x)})", n=len(x))
     rho = spearman(x, y, block)
@@ -229,5 +229,5 @@ def trend(x, y, sign: int, what: str, block=None) -> Verdict:
     claimed, opposite = (up, down) if sign > 0 else (down, up)
     verdict = _by_p_values(claimed, opposite)
     draws = "" if block is None else f" of {len(np.unique(block))} draws of classes"
-    text = f"Spearman({what}) = {rho:+.2f}, one-sided p = {claimed:.2g}, n = {len(x)} networks{draws}"
+    text = f"Spearman({what}) = {rho:+.2f}, one-sided p = {claimed:.2g}, n = {len(x)} {units}{draws}"
     return Verdict(verdict, text, rho, n=len(x))
