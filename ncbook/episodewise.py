@@ -27,7 +27,15 @@ __dir__ = __all__.copy
 
 _AT_ONCE = 16  # episodes
 BATCH_NORM = ("running", "batch")  # statistics: of training, or of the shots and queries of the episode
-METRICS = ("nc1", "nc2_centered", "nc2_uncentered", "nc2_normalized", "cdnv", "directional_cdnv")
+_FORMULAS = {
+    "nc1": lambda sample, moments: nc1_of(moments),
+    "nc2_centered": lambda sample, moments: nc2_of_means(sample.means, sample.classes, "centered"),
+    "nc2_uncentered": lambda sample, moments: nc2_of_means(sample.means, sample.classes, "uncentered"),
+    "nc2_normalized": lambda sample, moments: nc2_of_means(sample.means, sample.classes, "normalized"),
+    "cdnv": lambda sample, moments: cdnv_of_pairs(moments).mean(),
+    "directional_cdnv": lambda sample, moments: mean_off_diagonal(directional_cdnv_matrix_of(sample, moments)),
+}
+METRICS = tuple(_FORMULAS)
 
 
 @torch.no_grad()
@@ -119,22 +127,9 @@ def _each(metrics: Sequence[str], features: Tensor) -> dict[str, Tensor]:
     """Some of `METRICS` of each of E episodes [E, way, samples, D], float64 [E] each."""
     _, way, samples, _ = features.shape
     labels = torch.arange(way).repeat_interleave(samples)
-    each = [_of_one(metrics, Sample(episode.flatten(0, 1), labels, least=2)) for episode in features]
-    return {name: torch.stack([values[name] for values in each]) for name in metrics}
-
-
-def _of_one(metrics: Sequence[str], sample: Sample) -> dict[str, Tensor]:
-    """Some of `METRICS` of one episode, from moments that are computed once for all of them."""
-    moments = sample.moments()
-    formulas = {
-        "nc1": lambda: nc1_of(moments),
-        "nc2_centered": lambda: nc2_of_means(sample.means, sample.classes, "centered"),
-        "nc2_uncentered": lambda: nc2_of_means(sample.means, sample.classes, "uncentered"),
-        "nc2_normalized": lambda: nc2_of_means(sample.means, sample.classes, "normalized"),
-        "cdnv": lambda: cdnv_of_pairs(moments).mean(),
-        "directional_cdnv": lambda: mean_off_diagonal(directional_cdnv_matrix_of(sample, moments)),
-    }
-    return {name: formulas[name]() for name in metrics}
+    each = [Sample(episode.flatten(0, 1), labels, least=2) for episode in features]
+    moments = [sample.moments() for sample in each]  # once for all metrics
+    return {name: torch.stack([_FORMULAS[name](*of) for of in zip(each, moments, strict=True)]) for name in metrics}
 
 
 def _within_class_covariance(features: Tensor) -> Tensor:
@@ -221,21 +216,22 @@ def own_accuracy(
         result = fewshot.evaluate(*run.features(split, epoch), head="ridge", **setting)
         return OwnAccuracy(result.accuracy, result.ci95, episodes)
     drawn = fewshot.sample_episodes(labels, way=way, shot=shot, query=query, episodes=episodes, seed=seed)
-    features = None if objective.needs_images else run.features(split, epoch)[0]
-    device = resolve_device(run.device)
     if objective.needs_images:
+        device, images = resolve_device(run.device), getattr(run.splits, split).images
         objective, backbone = objective.to(device), run.model(epoch).to(device)
-    places = torch.arange(way).repeat_interleave(query)
-    right = []
-    for first in range(0, episodes, _AT_ONCE):
-        part = drawn[first : first + _AT_ONCE]
-        if features is not None:
-            scores = objective.scores(features[part.support], features[part.query].flatten(1, 2))
-        else:
+
+        def scores(part: fewshot.Episodes) -> Tensor:
             rows = torch.cat([part.support, part.query], 2)
-            pixels = as_input(getattr(run.splits, split).images[rows.flatten()].to(device)).unflatten(0, rows.shape)
+            pixels = as_input(images[rows.flatten()].to(device)).unflatten(0, rows.shape)
             with reproducible(device):
-                scores = objective.episode_scores(backbone, pixels, shot).cpu()
-        right.append(_leads(scores, places.expand(len(scores), -1)).mean(1))
-    right = torch.cat(right)
+                return objective.episode_scores(backbone, pixels, shot).cpu()
+    else:
+        features = run.features(split, epoch)[0]
+
+        def scores(part: fewshot.Episodes) -> Tensor:
+            return objective.scores(features[part.support], features[part.query].flatten(1, 2))
+
+    places = torch.arange(way).repeat_interleave(query).expand(episodes, -1)
+    parts = [drawn[first : first + _AT_ONCE] for first in range(0, episodes, _AT_ONCE)]
+    right = _leads(torch.cat([scores(part) for part in parts]), places).mean(1)
     return OwnAccuracy(float(right.mean()), half_width(right), episodes)

@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 
 from ncbook import catalog
 from ncbook._checks import check_choice, check_real, check_whole, nearest
@@ -30,6 +32,23 @@ class ParameterError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+def _check_path(name: str, value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; allowed: text, or None")
+    return os.fspath(value)
+
+
+def _check_switch(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; allowed: True or False")
+    return value
+
+
+def _parameter(default: object, check: Callable, **allowed):
+    """A field with its default and what it is checked by."""
+    return dataclasses.field(default=default, metadata={"check": partial(check, **allowed)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,54 +140,53 @@ class Experiment:
         ncbook.experiment.ParameterError: train_way=5 does not belong to objective='cross_entropy'; allowed: None
     """
 
-    dataset: str = "strokes"
-    path: str | None = None
-    image_size: int | None = None
-    protocol: str | None = None
-    backbone: str = "conv4"
-    objective: str = "cross_entropy"
-    n_source: int = 64
-    n_novel: int | None = None
-    n_validation: int | None = None
-    samples_per_class: int | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    train_way: int | None = None
-    train_shot: int | None = None
-    train_query: int | None = None
-    episodes_per_epoch: int | None = None
+    dataset: str = _parameter("strokes", check_choice, allowed=catalog.DATASETS, known_as=catalog.KNOWN_AS)
+    path: str | None = _parameter(None, _check_path)
+    image_size: int | None = _parameter(None, check_whole, low=8, high=4096)
+    protocol: str | None = _parameter(None, check_choice, allowed=catalog.PROTOCOLS)
+    backbone: str = _parameter("conv4", check_choice, allowed=catalog.BACKBONES)
+    objective: str = _parameter("cross_entropy", check_choice, allowed=catalog.OBJECTIVES)
+    n_source: int = _parameter(64, check_whole, low=2)
+    n_novel: int | None = _parameter(None, check_whole, low=0)
+    n_validation: int | None = _parameter(None, check_whole, low=0)
+    samples_per_class: int | None = _parameter(None, check_whole, low=2)
+    epochs: int | None = _parameter(None, check_whole, low=1, high=100_000)
+    batch_size: int | None = _parameter(None, check_whole, low=2, high=65_536)
+    train_way: int | None = _parameter(None, check_whole, low=2)
+    train_shot: int | None = _parameter(None, check_whole, low=1, high=1_000)
+    train_query: int | None = _parameter(None, check_whole, low=1, high=1_000)
+    episodes_per_epoch: int | None = _parameter(None, check_whole, low=1, high=1_000_000)
     distance: str | None = None
-    scale: float | None = None
-    learn_scale: bool | None = None
-    ridge: float | None = None
-    learn_ridge: bool | None = None
-    inner_steps: int | None = None
-    inner_rate: float | None = None
-    second_order: bool | None = None
-    tasks_per_step: int | None = None
-    temperature: float | None = None
-    teacher_weight: float | None = None
-    smoothing: float | None = None
-    penalty: float | None = None
-    directional: bool | None = None
-    per_class: int | None = None
-    frame: str | None = None
-    spare_rows: int | None = None
-    optimizer: str | None = None
-    learning_rate: float | None = None
-    momentum: float | None = None
-    weight_decay: float | None = None
-    schedule: str = "one_cycle"
-    augmentation: str = "affine"
-    precision: str = "auto"
-    measurements: int = 7
-    class_seed: int = 0
-    seed: int = 0
+    scale: float | None = _parameter(None, check_real, low=0, high=1e6, above_low=True)
+    learn_scale: bool | None = _parameter(None, _check_switch)
+    ridge: float | None = _parameter(None, check_real, low=0, high=1e6, above_low=True)
+    learn_ridge: bool | None = _parameter(None, _check_switch)
+    inner_steps: int | None = _parameter(None, check_whole, low=1, high=1_000)
+    inner_rate: float | None = _parameter(None, check_real, low=0, high=1e6, above_low=True)
+    second_order: bool | None = _parameter(None, _check_switch)
+    tasks_per_step: int | None = _parameter(None, check_whole, low=1, high=10_000)
+    temperature: float | None = _parameter(None, check_real, low=0, high=1e6, above_low=True)
+    teacher_weight: float | None = _parameter(None, check_real, low=0, high=1)
+    smoothing: float | None = _parameter(None, check_real, low=0, high=1, above_low=True, below_high=True)
+    penalty: float | None = _parameter(None, check_real, low=0, high=1e6)
+    directional: bool | None = _parameter(None, _check_switch)
+    per_class: int | None = _parameter(None, check_whole, low=2, high=32_768)
+    frame: str | None = _parameter(None, check_choice, allowed=catalog.FRAMES)
+    spare_rows: int | None = _parameter(None, check_whole, low=0, high=65_536)
+    optimizer: str | None = _parameter(None, check_choice, allowed=catalog.OPTIMIZERS)
+    learning_rate: float | None = _parameter(None, check_real, low=0, high=100, above_low=True)
+    momentum: float | None = _parameter(None, check_real, low=0, high=1, below_high=True)
+    weight_decay: float | None = _parameter(None, check_real, low=0, high=1)
+    schedule: str = _parameter("one_cycle", check_choice, allowed=catalog.SCHEDULES)
+    augmentation: str = _parameter("affine", check_choice, allowed=catalog.AUGMENTATIONS)
+    precision: str = _parameter("auto", check_choice, allowed=catalog.PRECISIONS)
+    measurements: int = _parameter(7, check_whole, low=1, high=1_000)
+    class_seed: int = _parameter(0, check_whole, low=0, high=2**31 - 1)
+    seed: int = _parameter(0, check_whole, low=0, high=2**31 - 1)
 
     def __post_init__(self):
         try:
-            for name, value in _checked(self).items():
-                object.__setattr__(self, name, value)
+            _check(self)
         except (TypeError, ValueError) as error:
             raise ParameterError(str(error)) from None
 
@@ -209,88 +227,41 @@ class Experiment:
         return type(self)(**{**kept, **changes})
 
 
-def _checked(e: Experiment) -> dict[str, object]:
-    """Every parameter, accepted, with None replaced by the default it stands for; raises TypeError or ValueError."""
-    check_choice("objective", e.objective, catalog.OBJECTIVES)
+def _check(e: Experiment) -> None:
+    """Accept every parameter and replace None by the default it stands for; raises TypeError or ValueError."""
+
+    def put(name: str, value: object) -> None:
+        object.__setattr__(e, name, value)  # the class is frozen
+
+    def accept(name: str) -> None:
+        value, field = getattr(e, name), fields[name]
+        if value is not None or field.default is not None:
+            put(name, field.metadata["check"](name, value))
+
+    fields = {field.name: field for field in dataclasses.fields(e)}
+    accept("objective")
     if e.optimizer is None:  # defaults of others depend on it
-        object.__setattr__(e, "optimizer", _usual_optimizer(e.objective))
-    for name, allowed in (
-        ("dataset", catalog.DATASETS),
-        ("backbone", catalog.BACKBONES),
-        ("optimizer", catalog.OPTIMIZERS),
-        ("schedule", catalog.SCHEDULES),
-        ("augmentation", catalog.AUGMENTATIONS),
-        ("precision", catalog.PRECISIONS),
-    ):
-        check_choice(name, getattr(e, name), allowed, catalog.KNOWN_AS if name == "dataset" else None)
+        put("optimizer", _usual_optimizer(e.objective))
+    accept("dataset")
+    accept("optimizer")
     _refuse_others(e, "dataset", {name: entry.options for name, entry in catalog.DATASETS.items()})
     _refuse_others(e, "objective", {name: parameters for name, (_, parameters) in catalog.OBJECTIVES.items()})
     _refuse_others(e, "optimizer", catalog.OPTIMIZERS)
-    if e.protocol is not None:
-        check_choice("protocol", e.protocol, catalog.PROTOCOLS)
-    if e.path is not None and not isinstance(e.path, str | os.PathLike):
-        raise TypeError(f"path={e.path!r} is of type {type(e.path).__name__}; allowed: text, or None")
-    for name, low in (("n_source", 2), ("n_validation", 0)):  # defaults of others depend on these
-        if name == "n_source" or getattr(e, name) is not None:
-            object.__setattr__(e, name, check_whole(name, getattr(e, name), low))
-
-    defaults = _dependent_defaults(e)
-    value = {name: defaults.get(name) if found is None else found for name, found in e.to_dict().items()}
-    if value["path"] is not None:
-        value["path"] = os.fspath(value["path"])
-    optional = {field.name for field in dataclasses.fields(e) if field.default is None}
-    for name, (low, high) in _WHOLE.items():
-        if value[name] is not None or name not in optional:
-            value[name] = check_whole(name, value[name], low, high)
-    value["learning_rate"] = check_real("learning_rate", value["learning_rate"], 0, 100, above_low=True)
-    value["weight_decay"] = check_real("weight_decay", value["weight_decay"], 0, 1)
-    if value["momentum"] is not None:
-        value["momentum"] = check_real("momentum", value["momentum"], 0, 1, below_high=True)
-    for name in ("scale", "ridge", "inner_rate", "temperature"):
-        if value[name] is not None:
-            value[name] = check_real(name, value[name], 0, 1e6, above_low=True)
-    if value["teacher_weight"] is not None:
-        value["teacher_weight"] = check_real("teacher_weight", value["teacher_weight"], 0, 1)
-    if value["smoothing"] is not None:
-        value["smoothing"] = check_real("smoothing", value["smoothing"], 0, 1, above_low=True, below_high=True)
-    if value["penalty"] is not None:
-        value["penalty"] = check_real("penalty", value["penalty"], 0, 1e6)
-    for name in ("learn_scale", "learn_ridge", "second_order", "directional"):
-        if value[name] is not None and not isinstance(value[name], bool):
-            raise TypeError(f"{name}={value[name]!r} is of type {type(value[name]).__name__}; allowed: True or False")
-    if value["distance"] is not None:
-        check_choice("distance", value["distance"], catalog.DISTANCES[e.objective])
-    if value["frame"] is not None:
-        check_choice("frame", value["frame"], catalog.FRAMES)
-    if value["per_class"] is not None and value["batch_size"] < 2 * value["per_class"]:
+    for name in fields:
+        if name != "distance":
+            accept(name)
+        elif e.distance is not None:
+            check_choice(name, e.distance, catalog.DISTANCES[e.objective])
+    novel_chosen = e.n_novel is not None
+    for name, default in _dependent_defaults(e).items():
+        if getattr(e, name) is None:
+            put(name, default)
+    if e.per_class is not None and e.batch_size < 2 * e.per_class:
         raise ValueError(
-            f"batch_size={value['batch_size']} with per_class={value['per_class']}; "
-            f"allowed: a batch_size of at least {2 * value['per_class']}, for two classes"
+            f"batch_size={e.batch_size} with per_class={e.per_class}; "
+            f"allowed: a batch_size of at least {2 * e.per_class}, for two classes"
         )
-    _check_classes(e, value)
-    return value
-
-
-_WHOLE = {
-    "n_source": (2, float("inf")),
-    "n_novel": (0, float("inf")),
-    "n_validation": (0, float("inf")),
-    "samples_per_class": (2, float("inf")),
-    "image_size": (8, 4096),
-    "epochs": (1, 100_000),
-    "batch_size": (2, 65_536),
-    "train_way": (2, float("inf")),
-    "train_shot": (1, 1_000),
-    "train_query": (1, 1_000),
-    "episodes_per_epoch": (1, 1_000_000),
-    "inner_steps": (1, 1_000),
-    "tasks_per_step": (1, 10_000),
-    "per_class": (2, 32_768),
-    "spare_rows": (0, 65_536),
-    "measurements": (1, 1_000),
-    "class_seed": (0, 2**31 - 1),
-    "seed": (0, 2**31 - 1),
-}
+    _check_classes(e, novel_chosen)
 
 
 def _refuse_others(e: Experiment, chooser: str, parameters: dict[str, tuple[str, ...]]) -> None:
@@ -359,20 +330,20 @@ def _dependent_defaults(e: Experiment) -> dict[str, object]:
     return defaults | {name: own[name] for name in catalog.OBJECTIVES[e.objective][1]}
 
 
-def _check_classes(e: Experiment, value: dict) -> None:
+def _check_classes(e: Experiment, novel_chosen: bool) -> None:
     """Refuse more classes than there are, as far as that is known before the data set is read."""
-    n_source, n_novel, n_validation = (value[f"n_{kind}"] or 0 for kind in ("source", "novel", "validation"))
+    n_source, n_novel, n_validation = e.n_source, e.n_novel or 0, e.n_validation or 0
     classes, lists = _classes(e)
-    counts = f"n_source={n_source} and n_novel={n_novel}" + (
-        f" and n_validation={n_validation}" if n_validation else ""
-    )
+    counts = f"n_source={n_source} and n_novel={n_novel}"
+    if n_validation:
+        counts += f" and n_validation={n_validation}"
     if n_novel == 1:
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
     most = lists[0] if lists else (classes or 0) - n_validation
     hint = ""
     if n_source > most >= 2:
         hint = f" (n_source at most {most})"
-    elif n_source <= most and e.n_novel is not None:
+    elif n_source <= most and novel_chosen:
         hint = " (n_novel=None: what is to spare)"
     if lists is not None and (n_source > lists[0] or n_novel > lists[1]):
         raise ValueError(
@@ -381,8 +352,8 @@ def _check_classes(e: Experiment, value: dict) -> None:
         )
     if classes is not None and n_source + n_novel + n_validation > classes:
         raise ValueError(f"{counts} ask for more classes than {e.dataset!r} has; allowed together: {classes}{hint}")
-    if value["train_way"] is not None and value["train_way"] > n_source:
-        raise ValueError(f"train_way={value['train_way']}; allowed: at most n_source={n_source}")
+    if (e.train_way or 0) > n_source:
+        raise ValueError(f"train_way={e.train_way}; allowed: at most n_source={n_source}")
 
 
 def _refuse_unknown(init):

@@ -66,7 +66,7 @@ def use_style() -> None:
     mpl.style.use(files("ncbook") / "notebooks.mplstyle")
 
 
-def _axes(ax: Axes, metric: str, x: str) -> Axes:
+def _axes(ax: Axes, metric: str, x: str = "epoch") -> Axes:
     ax.set_xlabel({"epoch": "epoch", "step": "optimization step"}[x])
     ax.set_ylabel(METRICS.get(metric, metric))
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
@@ -85,9 +85,7 @@ def plain_log_ticks(axis) -> None:
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def over_training(
-    history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, x: str = "epoch", ideal: float | None = None
-) -> Axes:
+def over_training(history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, ideal: float | None = None) -> Axes:
     """One metric over training, one line per split; of several networks the mean, in a band from least to largest.
 
     Args:
@@ -95,16 +93,15 @@ def over_training(
         metric: which metric.
         ax: where to draw.
         splits: which splits; None: all on which it was measured.
-        x: "epoch" or "step".
         ideal: theoretical value, drawn as a dashed line.
     """
     rows = history[history["metric"] == metric]
     for split in COLORS if splits is None else splits:
         if (rows["split"] == split).any():
-            _with_band(ax, rows[rows["split"] == split], x, COLORS[split], NAMES[split], MARKERS[split])
+            _with_band(ax, rows[rows["split"] == split], "epoch", COLORS[split], NAMES[split], MARKERS[split])
     if ideal is not None:
         ax.axhline(ideal, color="0.3", linestyle="--", linewidth=1, label=f"theory: {ideal:g}")
-    return _axes(ax, metric, x)
+    return _axes(ax, metric)
 
 
 def _shades(n_source: pd.Series) -> dict[int, tuple]:
@@ -154,21 +151,20 @@ def by_source_classes(
     return _axes(ax, metric, x)
 
 
-def by_layer(layers: pd.DataFrame, metric: str, *, ax: Axes, by: str = "layers", dashed=()) -> Axes:
+def by_layer(layers: pd.DataFrame, metric: str, *, ax: Axes, dashed=()) -> Axes:
     """A layer-wise metric against the layer's depth, one curve and marker per depth of the network (dark = deep).
 
     Args:
-        layers: rows of `layerwise.measure` of several networks, with a column ``by``; several networks of one depth
+        layers: rows of `layerwise.measure` of several networks, with a column ``layers``; several networks of one depth
             make a band, as in `by_source_classes`.
         metric: "cdnv", "fuzziness" or "mismatch".
         ax: where to draw.
-        by: the column that tells the networks apart.
-        dashed: networks drawn dashed, such as those that are not trained.
+        dashed: depths drawn dashed, such as those that are not trained.
     """
-    for key, shade, marker in _marked(layers[by]):
-        rows = layers[layers[by] == key].assign(value=layers[metric])
-        _with_band(ax, rows, "depth", shade, f"{key:g}", marker, "--" if key in dashed else "-")
-    _axes(ax, metric, "epoch").set_xlabel("layer")
+    for depth, shade, marker in _marked(layers["layers"]):
+        rows = layers[layers["layers"] == depth].assign(value=layers[metric])
+        _with_band(ax, rows, "depth", shade, f"{depth:g}", marker, "--" if depth in dashed else "-")
+    _axes(ax, metric).set_xlabel("layer")
     return ax
 
 
@@ -193,7 +189,7 @@ def by_set(table: pd.DataFrame, metric: str, *, ax: Axes, floor: str | None = No
             if floor is not None and (rows["metric"] == floor).any():
                 mean = rows[rows["metric"] == floor].groupby("epoch")["value"].mean()
                 ax.plot(mean.index, mean, color=color, linestyle="--", linewidth=0.9)
-    return _axes(ax, metric, "epoch")
+    return _axes(ax, metric)
 
 
 def factors(rows: pd.DataFrame, *, ax: Axes) -> Axes:
@@ -262,7 +258,7 @@ def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits
         mean, style = points.groupby("n_source")["value"].mean(), {"color": COLORS[split]}
         ax.plot(points["n_source"], points["value"], MARKERS[split], alpha=0.6, markeredgewidth=0, **style)
         ax.plot(mean.index, mean, marker=MARKERS[split], markersize=0, label=NAMES[split], **style)
-    _axes(ax, metric, "epoch").set_xlabel("source classes l")
+    _axes(ax, metric).set_xlabel("source classes l")
     ax.set_xscale("log", base=2)
     sizes = sorted(last["n_source"].unique())
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
@@ -270,31 +266,25 @@ def against_source_classes(table: pd.DataFrame, metric: str, *, ax: Axes, splits
     return ax
 
 
-def accuracy_against_cdnv(table: pd.DataFrame, *, ax: Axes, split: str = "novel", shot: int = 5) -> Axes:
-    """Few-shot error against CDNV on one split: trained networks filled, the same at earlier epochs hollow."""
+def accuracy_against_cdnv(table: pd.DataFrame, *, ax: Axes) -> Axes:
+    """5-shot error against CDNV on new classes: trained networks filled, the same at earlier epochs hollow."""
     rows = table if "repeat" in table else table.assign(repeat=0)
     keys = ["n_source", "repeat", "epoch"]
-    wide = rows[rows["split"] == split].pivot_table(index=keys, columns="metric", values="value").reset_index()
+    wide = rows[rows["split"] == "novel"].pivot_table(index=keys, columns="metric", values="value").reset_index()
     wide["last"] = wide["epoch"] == wide.groupby(["n_source", "repeat"])["epoch"].transform("max")
     for (n_source, shade), marker in zip(_shades(table["n_source"]).items(), "os^Dv<>ph*" * 9, strict=False):
         for final, points in wide[wide["n_source"] == n_source].groupby("last"):
             style = {"markersize": 6, "label": f"{n_source}"} if final else {"markersize": 4, "markerfacecolor": "none"}
-            ax.plot(points["cdnv"], 1 - points[f"accuracy_{shot}shot"], marker, color=shade, **style)
-    ax.set(xscale="log", yscale="log", xlabel=f"CDNV of {NAMES[split]}", ylabel=f"{shot}-shot error (fraction, 5-way)")
+            ax.plot(points["cdnv"], 1 - points["accuracy_5shot"], marker, color=shade, **style)
+    ax.set(xscale="log", yscale="log", xlabel=f"CDNV of {NAMES['novel']}", ylabel=METRICS["error_5shot"])
     plain_log_ticks(ax.xaxis)
     plain_log_ticks(ax.yaxis)
     return ax
 
 
-def models(table: pd.DataFrame, *, ax: Axes, accuracy: str | None = None) -> Axes:
-    """Few-shot error against CDNV, a point with its intervals per model.
-
-    Args:
-        table: of `ncbook.compare_models`.
-        ax: where to draw.
-        accuracy: column of the accuracy; None: the last one.
-    """
-    accuracy = accuracy or next(c for c in table.columns[::-1] if c.startswith("accuracy") and c.count("_") == 3)
+def models(table: pd.DataFrame, *, ax: Axes) -> Axes:
+    """Few-shot error, of the last accuracy in a table of `ncbook.compare_models`, against CDNV, with intervals."""
+    accuracy = next(c for c in table.columns[::-1] if c.startswith("accuracy") and c.count("_") == 3)
     for row, color, marker in zip(table.to_dict("records"), itertools.cycle(CLASSES), itertools.cycle("os^DvPX*")):
         x, y = row["cdnv"], 1 - row[accuracy]
         sideways = [[x - row["cdnv_low"]], [row["cdnv_high"] - x]]

@@ -58,19 +58,21 @@ CLAIMS: dict[str, Claim] = {}
 _TEXTS = tomllib.loads((files("ncbook.claims") / "claims.toml").read_text(encoding="utf-8"))
 
 
-def claim(name: str, needs: Collection[str] = (), missing: str = "", /, **options):
+def claim(name: str, needs: Collection[str] = (), missing: str = "", /, *, of_four: str = "", **options):
     """Register the check below for a claim of ``claims.toml``.
 
     Args:
         name: of the claim.
         needs: columns of a table that can be judged.
-        missing: what is said of a table without one of them.
+        missing: what is said of a table without one of them, or with too few units.
+        of_four: a column of units that were chosen, such as kinds of training: at least four are needed.
         **options: what the check takes besides the table.
     """
 
     def register(check):
         def judge(table: pd.DataFrame) -> Verdict:
-            return check(table, **options) if set(needs) <= set(table) else Verdict(OPEN, missing)
+            enough = set(needs) <= set(table) and (not of_four or table[of_four].nunique() >= 4)
+            return check(table, **options) if enough else Verdict(OPEN, missing)
 
         CLAIMS[name] = Claim(**{"kind": FINDING, **_TEXTS[name]}, check=judge)
         return check

@@ -10,10 +10,6 @@ DRAWS = 20_000  # orders, where there are too many to take all
 LEVEL = 0.95  # of every interval; half of the rest is the p-value asked for on either side
 
 
-def judged(holds: bool, numbers: str, **statistic) -> Verdict:
-    return Verdict(HOLDS if holds else FAILS, numbers, **statistic)
-
-
 def beyond(low: float, high: float, sign: int) -> str:
     """Verdict on a quantity claimed to be above 0 (sign 1) or below 0 (sign -1), from its interval."""
     low, high = sorted((sign * low, sign * high))
@@ -64,6 +60,11 @@ def side(values, sign: int, parts: int = 1, margin: float = 0.0) -> str:
     holds = beyond(low - margin, high - margin, sign) == HOLDS
     fails = beyond(lowest - margin, highest - margin, sign) == FAILS
     return HOLDS if holds else FAILS if fails else OPEN
+
+
+def within(values, limit: float, parts: int = 1) -> str:
+    """Verdict on a mean claimed to be between -limit and limit, as `side` has it."""
+    return together([side(values, 1, parts, -limit), side(values, -1, parts, limit)])
 
 
 def by_draw(values: pd.Series) -> pd.Series:

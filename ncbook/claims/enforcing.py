@@ -18,7 +18,6 @@ from ncbook.claims._statistics import above_zero, across, correlations, mean_int
 SPLITS = ("source_train", "source_test", "novel")
 NEEDED = {"kind", "against", "enforces", "strength", "repeat", "error"}
 NEEDED |= {f"{metric}_{split}" for metric in ("cdnv", "directional") for split in SPLITS}
-FEWEST_KINDS = 4
 NONE, FEW = "no table of kinds", "fewer than four kinds"
 
 
@@ -101,18 +100,6 @@ for _name, _column, _what in (
     claim(_name, NEEDED, NONE, column=_column, what=_what)(_strengths)
 
 
-def _across_kinds(name: str, **options):
-    """Register a check of a table with at least four kinds."""
-
-    def register(check):
-        few = Verdict(OPEN, FEW)
-        claim(name, NEEDED, FEW)(
-            lambda table: few if table["kind"].nunique() < FEWEST_KINDS else check(table, **options)
-        )
-
-    return register
-
-
 for _name, _x, _y in (
     ("source_cdnv_carries_over", "cdnv_source_train", "cdnv_novel"),
     ("train_cdnv_foretells_transfer", "cdnv_source_train", "error"),
@@ -121,19 +108,20 @@ for _name, _x, _y in (
     ("error_follows_new_class_cdnv", "cdnv_novel", "error"),
     ("error_follows_new_class_directional", "directional_novel", "error"),
 ):
-    _across_kinds(_name, unit="kind", x=_x, y=_y, what=f"{_x} and {_y}")(across)
+    claim(_name, NEEDED, FEW, of_four="kind", unit="kind", x=_x, y=_y, what=f"{_x} and {_y}")(across)
 
 
-def _better(table, first: str, second: str, what: str):
-    """The first orders kinds by their error better than the second."""
-    return above_zero(correlations(table, first) - correlations(table, second), 1, what)
+def orders_better(table, first: str, second: str, what: str):
+    """Whether the first column orders the units of each draw by their error better than the second."""
+    gains = correlations(table, first) - correlations(table, second)
+    return above_zero(gains, 1, f"rank correlation with the error, {what},")
 
 
 for _name, _first, _second, _what in (
     ("directional_orders_kinds_better", "directional_novel", "cdnv_novel", "directional less plain CDNV"),
     ("held_out_orders_kinds_better", "cdnv_source_test", "cdnv_source_train", "unseen less training samples"),
 ):
-    _across_kinds(_name, first=_first, second=_second, what=f"rank correlation with the error, {_what},")(_better)
+    claim(_name, NEEDED, FEW, of_four="kind", first=_first, second=_second, what=_what)(orders_better)
 
 
 def regret(table: pd.DataFrame, column: str) -> pd.Series:
@@ -148,7 +136,7 @@ def regret(table: pd.DataFrame, column: str) -> pd.Series:
     return pd.Series({r: rows.loc[rows[column].idxmin(), "error"] - rows["error"].min() for r, rows in draws})
 
 
-@_across_kinds("least_held_out_cdnv_beats_plain")
+@claim("least_held_out_cdnv_beats_plain", NEEDED, FEW, of_four="kind")
 def _selected(table):
     plain = table.loc[table["kind"] == table["against"], "kind"].iloc[0]
     errors = table[table["kind"] == plain].set_index("repeat")["error"]

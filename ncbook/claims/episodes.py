@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ncbook.claims._registry import OPEN, Verdict, claim
-from ncbook.claims._statistics import FEWEST, above_zero, all_of, log_ratio, side, together
+from ncbook.claims._statistics import FEWEST, above_zero, all_of, log_ratio, side, together, within
 
 COLUMNS = ["backbone", "repeat", "setting", "epoch", "split", "set", "metric", "value", "ci95", "n"]
 NETWORK = ["backbone", "repeat"]
@@ -56,7 +56,7 @@ def _within(values: pd.Series, limit: float, what: str, parts: int) -> Verdict:
     found = above_zero(values, 1, what)
     if np.isnan(found.statistic):
         return found
-    return found._replace(verdict=together([side(values, 1, parts, -limit), side(values, -1, parts, limit)]))
+    return found._replace(verdict=within(values, limit, parts))
 
 
 def _each(table: pd.DataFrame, check, of=lambda verdict: abs(verdict.statistic)) -> Verdict:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, claim
-from ncbook.claims._statistics import FEWEST, above_zero, by_draw, mean_interval, side, together, trend
+from ncbook.claims._statistics import FEWEST, above_zero, by_draw, mean_interval, side, together, trend, within
 from ncbook.layerwise import separation_law
 
 TRAINED = 0.99  # train accuracy above which a network counts as trained
@@ -124,12 +124,12 @@ def _plateaus(table):
     fell = {layers: mean_interval(values) for layers, values in falls}
     late = [_log_change(runs, 2 / 3) for runs in (train, test)]
     changes, gaps = by_draw(late[1]), by_draw(late[0] - late[1])
-    change, gap, (_, lowest, highest) = mean_interval(changes), mean_interval(gaps), mean_interval(changes, count)
-    stays = HOLDS if max(-change[1], change[2]) <= STAYS else OPEN
-    if lowest > STAYS or highest < -STAYS:
-        stays = FAILS
-    falls_on = side(gaps, -1, count, margin=-STAYS)  # by more than what counts as staying
-    parts = [together([side(values, -1, count) for _, values in falls]), stays, falls_on]
+    change, gap = mean_interval(changes), mean_interval(gaps)
+    parts = [
+        together([side(values, -1, count) for _, values in falls]),
+        within(changes, STAYS, count),
+        side(gaps, -1, count, margin=-STAYS),  # falls on by more than what counts as staying
+    ]
     depths = ", ".join(f"{layers:g}: {_factor(*interval)}" for layers, interval in fell.items())
     text = (
         f"unseen over the first two thirds by layers {depths}: {parts[0]}; over the last third {_factor(*change)}, "

@@ -8,7 +8,8 @@ class mean).
 import numpy as np
 
 from ncbook.claims._registry import OPEN, Verdict, claim
-from ncbook.claims._statistics import above_zero, across, correlations, trend_over_draws
+from ncbook.claims._statistics import above_zero, across, trend_over_draws
+from ncbook.claims.enforcing import orders_better
 
 PREDICTORS = {"cdnv": "CDNV", "directional": "directional CDNV", "b3": "the bound B3"}
 NEEDED = {"objective", "episodic", "repeat", "cdnv", "directional", "b3", "error"}
@@ -24,14 +25,9 @@ def _classifiers(table):
     return above_zero(logs[False] - logs[True], -1, "log CDNV, classifiers less episodes,")
 
 
-def _across(table, name: str):
-    if table["objective"].nunique() < 4:
-        return Verdict(OPEN, FEW)
-    return across(table, "objective", name, "error", f"{PREDICTORS[name]} and error")
-
-
-for _name in PREDICTORS:
-    claim(f"{_name}_predicts_across_objectives", NEEDED, FEW, name=_name)(_across)
+for _name, _what in PREDICTORS.items():
+    _options = dict(unit="objective", x=_name, y="error", what=f"{_what} and error")
+    claim(f"{_name}_predicts_across_objectives", NEEDED, FEW, of_four="objective", **_options)(across)
 
 
 @claim("cdnv_predicts_within_objectives", NEEDED, NONE)
@@ -40,9 +36,5 @@ def _within(table):
     return trend_over_draws(x, y, "CDNV, error, within objectives")
 
 
-@claim("directional_predicts_better_across_objectives", NEEDED, FEW)
-def _directional(table):
-    if table["objective"].nunique() < 4:
-        return Verdict(OPEN, FEW)
-    gains = correlations(table, "directional", "error") - correlations(table, "cdnv", "error")
-    return above_zero(gains, 1, "rank correlation with the error, directional less plain CDNV,")
+_options = dict(first="directional", second="cdnv", what="directional less plain CDNV")
+claim("directional_predicts_better_across_objectives", NEEDED, FEW, of_four="objective", **_options)(orders_better)

@@ -46,18 +46,16 @@ def at(table: pd.DataFrame, column: str, *, merged: bool = True, moment: float =
     return rows.pivot(index="repeat", columns=KIND, values=column)
 
 
-def each(found: pd.DataFrame, sign: int, what: str) -> Verdict:
-    """Whether every column of draws is on average above 0 (sign 1) or below 0 (sign -1)."""
+def _of_every_kind(table: pd.DataFrame, sign: int, what: str, differences) -> Verdict:
+    """Whether ``differences`` of the table, a column per kind, are on average above 0 (sign 1) or below (sign -1)."""
+    if not len(table):
+        return Verdict(OPEN, _NONE)
+    found = differences(table)
     if len(found) < FEWEST_DRAWS or not len(found.columns) or not np.isfinite(found).all(axis=None):
         return Verdict(OPEN, f"{what}: {len(found)} draws of {len(found.columns)} kinds, all finite, are too few")
     sides = [side(found[kind], sign, parts=len(found.columns)) for kind in found]
     parts = "; ".join(f"{', '.join(map(str, kind))}: {shown(*mean_interval(found[kind]))}" for kind in found)
     return Verdict(together(sides), f"{what}: {parts}; n = {len(found)} draws", n=len(found))
-
-
-def _of_every_kind(table: pd.DataFrame, sign: int, what: str, differences) -> Verdict:
-    """Whether ``differences`` of the table, a column per kind, are above 0 (sign 1) or below it (sign -1)."""
-    return each(differences(table), sign, what) if len(table) else Verdict(OPEN, _NONE)
 
 
 def _to_plain(column: str):

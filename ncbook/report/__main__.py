@@ -63,8 +63,8 @@ def _say(found, html: str | None, csv: str | None) -> None:
     columns = ["metric", "value", "low", "high", "n", "over"]
     print(found.summary[columns].to_string(index=False, float_format="{:.4g}".format))
     print(f"\nHardest pairs:\n{found.pairs.head(HARDEST).to_string(index=False, float_format='{:.3g}'.format)}")
-    for path in [found.to_html(html)] if html else []:
-        print(f"\nwritten: {path}")
+    if html:
+        print(f"\nwritten: {found.to_html(html)}")
     for path in found.to_csv(csv) if csv else []:
         print(f"written: {path}")
 

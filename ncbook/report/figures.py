@@ -28,22 +28,17 @@ ALONG = {
 }  # fmt: skip
 
 
-def png(picture: Image.Image) -> str:
-    """A picture as the address of an <img>."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "png", optimize=True)
-    return _address(buffer)
-
-
 def _address(buffer: io.BytesIO) -> str:
+    """A PNG as the address of an <img>."""
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def row_of_pictures(pictures: Tensor) -> str:
     """Pictures uint8 [n, C, H, W] side by side."""
     strip = np.concatenate(list(pictures.permute(0, 2, 3, 1).numpy()), axis=1)  # [H, n W, C]
-    strip = strip[..., 0] if strip.shape[2] == 1 else strip[..., :3]
-    return png(Image.fromarray(np.ascontiguousarray(strip)))
+    strip, buffer = strip[..., 0] if strip.shape[2] == 1 else strip[..., :3], io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(strip)).save(buffer, "png", optimize=True)
+    return _address(buffer)
 
 
 def _drawn(draw):

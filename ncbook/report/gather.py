@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, distributed, nn
@@ -359,12 +359,5 @@ def _unit_moments(every: list[dict], place: dict[int, int], of: Moments) -> Mome
 
 def _on_cpu(of: Moments) -> Moments:
     within = of.within(None).cpu()
-    return Moments(
-        of.classes.cpu(),
-        of.counts.cpu(),
-        of.means.cpu(),
-        of.variances.cpu(),
-        lambda directions: within if directions is None else directions @ within @ directions.T,
-        of.unit,
-        of.resolution,
-    )
+    tensors = {name: getattr(of, name).cpu() for name in ("classes", "counts", "means", "variances")}
+    return replace(of, within=lambda d: within if d is None else d @ within @ d.T, **tensors)

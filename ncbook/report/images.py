@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -147,21 +146,15 @@ def _of_name(data: str | os.PathLike, batch_size: int, image_size: int, channels
         hint = "" if os.sep in str(data) or "." in str(data) else f"; as a data set: {nearest(data, known)}"
         raise FileNotFoundError(f"data: {error}{hint}") from None
     with _sources.opened(source, folder.SUFFIXES) as readers:
-        n = len(readers)
-    if _pixels.fits_in_memory(n * channels * image_size**2):
+        paths = list(readers)
+    if _pixels.fits_in_memory(len(paths) * channels * image_size**2):
         options = dict(path=str(source), image_size=max(8, image_size), channels=channels, held_out=0, broken=broken)
         found = datasets.load("folder", **options)
         return _of_rows(found.images, found.labels, source.name, batch_size, found.class_names, numbered=True)
-    return _of_files(source, batch_size, image_size, channels, broken)
-
-
-def _of_files(source: Path, batch_size: int, image_size: int, channels: int, broken: str) -> Stream:
-    """Images of a folder or zip too large to be kept."""
-    with _sources.opened(source, folder.SUFFIXES) as readers:
-        paths, labels, _, class_names = folder.classes_of(source, list(readers))
+    paths, labels, _, class_names = folder.classes_of(source, paths)
     starts = _starts(len(paths), batch_size)
 
-    def batches():
+    def batches():  # too many to be kept
         try:
             for pictures, rows in folder.stream(source, paths, starts, batch_size, image_size, channels, broken):
                 yield pictures, labels[rows], rows

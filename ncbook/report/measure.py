@@ -48,13 +48,12 @@ HARDEST = 12  # pairs, and classes, that are looked at
 QUERY = 15  # per class and episode, fewer where classes are small
 GROWTH_EPISODES = 4000
 LEAST_EPISODES = 100  # that a bootstrap replicate is to have
-BOUNDS = ("cdnv", "quadratic", "directional")
 _LARGEST_BOUND = {"cdnv": 2.0}  # of two classes; the others are capped at 1
 
 
 def interval(value: float, replicates: Tensor, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
-    """Jackknife interval by Student's t, within what is possible."""
-    if len(replicates) < 3 or not replicates.isfinite().all():
+    """Jackknife interval by Student's t, within what is possible; NaN of fewer than 4 classes."""
+    if len(replicates) < 4 or not replicates.isfinite().all():
         return math.nan, math.nan
     half = float(stats.t.ppf(0.975, len(replicates) - 1)) * float(standard_error(replicates))
     return max(low, value - half), min(high, value + half)
@@ -62,11 +61,8 @@ def interval(value: float, replicates: Tensor, low: float = -math.inf, high: flo
 
 def _of_pairs(metric: str, matrix: Tensor, high: float = math.inf) -> dict:
     """A row of the mean over pairs, with its interval over classes."""
-    n_classes = len(matrix)
-    off = matrix[~torch.eye(n_classes, dtype=torch.bool)]
-    value = float(off.mean())
-    ends = interval(value, means_without_each(matrix), 0, high) if n_classes > 3 else (math.nan, math.nan)
-    return _row(metric, value, ends, n_classes)
+    value = float(matrix[~torch.eye(len(matrix), dtype=torch.bool)].mean())
+    return _row(metric, value, interval(value, means_without_each(matrix), 0, high), len(matrix))
 
 
 def _debiased_median(features: Tensor, index: Tensor) -> dict:
@@ -74,10 +70,10 @@ def _debiased_median(features: Tensor, index: Tensor) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # pairs that cannot be told apart: inf
         matrix = collapse.cdnv_matrix(features, index, debiased=True)
-    n_classes = len(matrix)
-    value, replicates = float(_median_of_pairs(matrix)), torch.empty(0)
+    n_classes, replicates = len(matrix), torch.empty(0)
     if n_classes > 3:
         replicates = torch.stack([_median_of_pairs(matrix[kept][:, kept]) for kept in classes_without_each(n_classes)])
+    value = float(_median_of_pairs(matrix))
     return _row("cdnv_debiased", value, interval(value, replicates, 0), n_classes)
 
 
@@ -88,17 +84,6 @@ def _median_of_pairs(matrix: Tensor) -> Tensor:
 
 def _row(metric: str, value: float, ends: tuple[float, float], n: int, over: str = "classes") -> dict:
     return {"metric": metric, "value": value, "low": ends[0], "high": ends[1], "n": n, "over": over}
-
-
-def _of_all(moments: Moments, dim: int) -> dict[str, Tensor]:
-    """The metrics whose values are one number of all classes; ``dim`` of the features before they were turned."""
-    return {
-        "nc1": nc1_of(moments),
-        "nc1_noise_floor": _noise_floor(moments),
-        "nc2": gram_to_etf(moments.gram),
-        "variability_collapse_index": variability_collapse_index_of(moments),
-        **transferability_of(moments, dim),
-    }
 
 
 _HIGHEST = {"variability_collapse_index": 1.0, "class_separation": 1.0, "nc2": 2**0.5, "nc3": 2.0, "nc4": 1.0}
@@ -125,7 +110,13 @@ def metrics(of: Gathered, directional: Tensor, weight: Tensor | None, bias: Tens
 
     def numbers(kept: Tensor, moments: Moments) -> dict[str, Tensor]:
         """Of the classes ``kept`` bool [C], whose moments these are."""
-        found = _of_all(moments, dim)
+        found = {
+            "nc1": nc1_of(moments),
+            "nc1_noise_floor": _noise_floor(moments),
+            "nc2": gram_to_etf(moments.gram),
+            "variability_collapse_index": variability_collapse_index_of(moments),
+            **transferability_of(moments, dim),
+        }
         if units is not None:
             found["class_separation"] = class_separation_of(part_of(units, kept))
         if weight is not None:
@@ -225,8 +216,7 @@ def bounds(of: Gathered, *, ways, shots, accuracies: list[FewShotResult], seed: 
             "directional": theory.directional_bound(features, index, shot),
         }
         off = ~torch.eye(len(matrix), dtype=torch.bool)
-        for name in BOUNDS:
-            pairs = of_bound[name]
+        for name, pairs in of_bound.items():
             row = _of_pairs(name, pairs, _LARGEST_BOUND.get(name, 1.0))
             vacuous = float((pairs[off] >= 1).double().mean())
             rows.append({"way": 2, "shot": shot, **row, "vacuous": vacuous, "measured": float(error[off].mean())})
@@ -304,14 +294,13 @@ def growth(of: Gathered, *, episodes: int, seed: int) -> pd.DataFrame:
     smallest, episodes, rows = int(sizes.min()), min(episodes, GROWTH_EPISODES), []
 
     def add(along: str, count: int, row: dict) -> None:
-        rows.append({"along": along, "count": count, **row})
+        if math.isfinite(row["value"]):
+            rows.append({"along": along, "count": count, **row})
 
     for count in _steps(2, smallest):
         few = first_samples(of, count)
         add("samples", count, _of_pairs("cdnv", collapse.cdnv_matrix(*few)))
-        row = _debiased_median(*few)
-        if math.isfinite(row["value"]):
-            add("samples", count, row)
+        add("samples", count, _debiased_median(*few))
     for count in _steps(4, n_classes):
         chosen = some_classes(n_classes, count, seed)
         features, index = first_samples(of, int(sizes.max()), chosen)

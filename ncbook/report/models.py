@@ -102,7 +102,6 @@ def load(
         if weights != "auto":
             raise ParameterError(f"weights={str(weights)!r} beside a module, which has its own; allowed: 'auto'")
         found = FeatureMap(model, as_input, type(model).__name__, "of the module as it came", "gray levels / 255")
-        found.channels = _channels(model)
         if hasattr(model, "pretrained_cfg") and _has("timm"):
             _take(found, _timm_preprocessing(model))
     elif isinstance(model, str):
@@ -112,10 +111,10 @@ def load(
         with torch.random.fork_rng(devices=[]):  # random weights are the same ones in every report
             torch.manual_seed(0)
             found = (_from_timm if library == "timm" else _from_torchvision)(name, str(weights))
-        found.channels = _channels(found.net)
     else:
         allowed = "a torch.nn.Module, a name of torchvision or timm, or None with features [N, D] as data"
         raise ParameterError(f"model is of type {type(model).__name__}; allowed: {allowed}")
+    found.channels = _channels(found.net)
     if image_size is not None:
         found.image_size = image_size
     if preprocess is not None:

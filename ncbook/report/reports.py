@@ -350,10 +350,8 @@ def _differences(report: Report, first: Report) -> dict:
     ours, theirs = (cdnv_matrix_of(r.gathered.moments) for r in (report, first))
     if ours.shape != theirs.shape or report.about["images"] != first.about["images"]:
         raise ParameterError("data gave other images to each model; allowed: the same at every reading")
-    value, ends = report.value("cdnv") - first.value("cdnv"), (math.nan, math.nan)
-    if len(ours) > 3:
-        ends = measure.interval(value, means_without_each(ours - theirs))
-    rows = [("cdnv", value, *ends)]
+    value = report.value("cdnv") - first.value("cdnv")
+    rows = [("cdnv", value, *measure.interval(value, means_without_each(ours - theirs)))]
     for mine, other in zip(report.accuracies, first.accuracies, strict=True):
         episodes = mine.per_episode - other.per_episode
         of_both = dict(accuracy=mine.accuracy - other.accuracy, per_episode=episodes, ci95=half_width(episodes))
