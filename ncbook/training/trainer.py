@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncbook import backbones, catalog, features, objectives
 from ncbook._checks import check_choice
@@ -101,7 +101,8 @@ class Trainer:
         self.objective = objectives.build(experiment, self.backbone.feature_dim)
         self.backbone.to(self.device, memory_format=torch.channels_last)
         self.objective.to(self.device)
-        self.optimizer = _optimizer(experiment, list(self._parameters().values()))
+        self._trained = nn.ModuleDict({"backbone": self.backbone, "objective": self.objective})
+        self.optimizer = _optimizer(experiment, list(self._trained.parameters()))
         self.images = AugmentedImages(images, labels, experiment.augmentation, self.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
         default = max(1, round(catalog.DATASETS[experiment.dataset].steps / self.steps_per_epoch))
@@ -134,15 +135,12 @@ class Trainer:
 
     def weights(self) -> dict[str, Tensor]:
         """Weights and buffers of the backbone and of the objective, by name."""
-        modules = {"backbone": self.backbone, "objective": self.objective}
-        return {
-            f"{part}.{name}": value for part, module in modules.items() for name, value in module.state_dict().items()
-        }
+        return self._trained.state_dict()
 
     def state(self) -> dict[str, Tensor | int]:
         """All that the rest of the training depends on: numbers of steps as int, and tensors, by name."""
         state = {"epoch": self.epoch, "step": self.step, **self.weights()}
-        for name, parameter in self._parameters().items():
+        for name, parameter in self._trained.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
                 if value is not None:
                     state[f"optimizer.{key}.{name}"] = value
@@ -154,13 +152,13 @@ class Trainer:
 
     def load_state(self, state: dict[str, Tensor | int]) -> None:
         """Go on from what `state` gave."""
-        for part, module in (("backbone", self.backbone), ("objective", self.objective)):
-            module.load_state_dict(_below(state, part))
-        for key in {name.split(".")[1] for name in state if name.startswith("optimizer.")}:
-            values = _below(state, f"optimizer.{key}")
-            for name, parameter in self._parameters().items():
-                if name in values:
-                    self.optimizer.state[parameter][key] = _laid_out_like(parameter, values[name])
+        weights = {name: value for name, value in state.items() if name.startswith(("backbone.", "objective."))}
+        self._trained.load_state_dict(weights)
+        parameters = dict(self._trained.named_parameters())
+        for name in state:
+            if name.startswith("optimizer."):
+                _, key, of = name.split(".", 2)
+                self.optimizer.state[parameters[of]][key] = _laid_out_like(parameters[of], state[name])
         self.epoch, self.step, self._remaining = state["epoch"], state["step"], None
         if self.step:
             self._begin_epoch()
@@ -193,18 +191,11 @@ class Trainer:
         self._remaining = self._batches(self.epoch + 1)
         self.images.noise = torch.Generator().manual_seed(seed)
         self._loss_sum = torch.zeros((), device=self.device)
-        self.backbone.train()
-        self.objective.train()
+        self._trained.train()
 
     def _batches(self, epoch: int):
         seed = derived_seed(self.experiment.seed, "epoch", epoch)
         return self.objective.batches(self.images.labels, torch.Generator().manual_seed(seed))
-
-    def _parameters(self) -> dict[str, Tensor]:
-        modules = {"backbone": self.backbone, "objective": self.objective}
-        return {
-            f"{part}.{name}": value for part, module in modules.items() for name, value in module.named_parameters()
-        }
 
 
 def _optimizer(experiment: Experiment, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -213,11 +204,6 @@ def _optimizer(experiment: Experiment, parameters: list[Tensor]) -> torch.optim.
         return torch.optim.Adam(parameters, **shared)
     momentum = experiment.momentum
     return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **shared)
-
-
-def _below(state: dict, prefix: str) -> dict[str, Tensor]:
-    """Entries whose names begin with the prefix and a dot, without these."""
-    return {name.removeprefix(prefix + "."): value for name, value in state.items() if name.startswith(prefix + ".")}
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
