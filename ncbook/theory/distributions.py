@@ -150,7 +150,7 @@ def _errors(distributions: Distributions, counts: Tensor, coefficients: Tensor, 
 
 
 def _placements(shots: int, points: int) -> Tensor:
-    """All counts [M, K] of sum ``shots``: the shots in a row, with K - 1 bars between those of one point and the next."""
+    """All counts [M, K] of sum ``shots``: the shots in a row, with K - 1 bars between those of different points."""
     last = shots + points - 1
     bars = [(-1, *places, last) for places in itertools.combinations(range(last), points - 1)]
     return torch.tensor(bars).diff(dim=1) - 1
