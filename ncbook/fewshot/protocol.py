@@ -77,10 +77,6 @@ class Setting:
         exponent = exponent_of(support, queries)
         return times_power_of_two(support, -exponent), times_power_of_two(queries, -exponent), exponent
 
-    def sampler(self, labels: Tensor, shot: int) -> EpisodeSampler:
-        """The episodes of one number of shots."""
-        return EpisodeSampler(labels, way=self.way, shot=shot, query=self.query, query_labels=self.query_labels)
-
 
 @torch.no_grad()
 def run(
@@ -90,33 +86,26 @@ def run(
     candidates = list(dict.fromkeys(candidates))  # each once
     shots = list(dict.fromkeys(check_whole("shot", shot, 1) for shot in shots))
     support, queries, exponent = setting.prepare(features, labels)
-    samplers = {shot: setting.sampler(labels, shot) for shot in shots}
+    sizes = dict(way=setting.way, query=setting.query, query_labels=setting.query_labels)
+    samplers = {shot: EpisodeSampler(labels, shot=shot, **sizes) for shot in shots}
     # inner products of centered features are exact to more digits; all heads but cosine ignore a common shift
     cosine = [candidate for candidate in candidates if candidate.head == "cosine"]
     others = [candidate for candidate in candidates if candidate.head != "cosine"]
     results = {}
     with full_precision(support.device):
-        for group, shifted in ((cosine, False), (others, True)):
+        for group, middle in ((cosine, 0.0), (others, support.mean(0))):
             if not group:
                 continue
-            x, q = support, queries
-            if shifted:
-                middle = support.mean(0)
-                x = support - middle
-                q = x if queries is support else queries - middle
-            route = ROUTES[_chosen_route(x, q, group, shots, setting)](x, q)
-            game = _Game(route, support, queries, exponent, group, setting)
+            x = support - middle
+            q = x if queries is support else queries - middle
+            name = setting.route
+            if name == "auto":
+                plan = [(setting.episodes, setting.way * shot, setting.way * setting.query) for shot in shots]
+                name = choose(x, q, plan, _kernels(group), setting.way)
+            game = _Game(ROUTES[name](x, q), support, queries, exponent, group, setting)
             for shot in shots:
                 results |= game.play(samplers[shot])
     return {(candidate, shot): results[candidate, shot] for candidate in candidates for shot in shots}
-
-
-def _chosen_route(support, queries, candidates, shots, setting) -> str:
-    if setting.route != "auto":
-        return setting.route
-    way, query = setting.way, setting.query
-    plan = [(setting.episodes, way * shot, way * query) for shot in shots]
-    return choose(support, queries, plan, _kernels(candidates), way)
 
 
 def _kernels(candidates: Iterable[Candidate]) -> int:
