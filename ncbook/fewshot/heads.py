@@ -21,23 +21,23 @@ class Products(NamedTuple):
     """Inner products of E episodes; what no chosen head needs is None.
 
     Attributes:
+        shot_norm: [E], the largest norm of a shot.
+        query_norms: [E, Q], norms of the queries.
+        dim: D, terms of each product.
         K: [E, S, S], of shots with shots.
         Kq: [E, S, Q], of shots with queries, or None where ``rows`` stand in for them.
         mq: [E, way, Q], of class means with queries.
         mm: [E, way], squared norms of class means.
-        shot_norm: [E], the largest norm of a shot.
-        query_norms: [E, Q], norms of the queries.
-        dim: D, terms of each product.
         rows: the shots [E, S, D] and the queries [E, Q, D] themselves.
     """
 
-    K: Tensor | None
-    Kq: Tensor | None
-    mq: Tensor | None
-    mm: Tensor | None
     shot_norm: Tensor
     query_norms: Tensor
     dim: int
+    K: Tensor | None = None
+    Kq: Tensor | None = None
+    mq: Tensor | None = None
+    mm: Tensor | None = None
     rows: tuple[Tensor, Tensor] | None = None
 
     def weighted(self, a: Tensor, b: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def ridge_predictions(support: Tensor, queries: Tensor, ridge: float | Tensor) -
     middle = shots.mean(1, keepdim=True)
     shots, queries = shots - middle, queries - middle
     norms = torch.linalg.vector_norm(shots.detach(), dim=-1).amax(1)
-    products = Products(shots @ shots.mT, shots @ queries.mT, None, None, norms, norms, support.shape[-1])
+    products = Products(norms, norms, support.shape[-1], K=shots @ shots.mT, Kq=shots @ queries.mT)
     return ridge_scores(products, support.shape[1], ridge).values.mT
 
 
