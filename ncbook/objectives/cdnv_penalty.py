@@ -87,8 +87,9 @@ def class_batches(labels: Tensor, batch_size: int, per_class: int, generator: to
         >>> [labels[rows].bincount().tolist() for rows in class_batches(labels, 8, 2, torch.Generator())]
         [[2, 2, 2, 2], [2, 2, 2, 2], [2, 2, 2, 2]]
     """
+    sizes = labels.unique(return_counts=True)[1].tolist()
     places = []  # (when in the epoch, rows) of each group
-    for rows in _rows_of_classes(labels):
+    for rows in labels.cpu().argsort(stable=True).split(sizes):
         shuffled = rows[torch.randperm(len(rows), generator=generator)]
         groups = shuffled.tensor_split(math.ceil(len(rows) / per_class))
         places += [((k + 0.5) / len(groups), group) for k, group in enumerate(groups)]
@@ -97,9 +98,3 @@ def class_batches(labels: Tensor, batch_size: int, per_class: int, generator: to
     count = math.ceil(len(groups) / (batch_size // per_class))
     cuts = [len(groups) * k // count for k in range(count + 1)]
     return tuple(torch.cat(groups[a:b]).to(labels.device) for a, b in zip(cuts, cuts[1:], strict=False))
-
-
-def _rows_of_classes(labels: Tensor) -> tuple[Tensor, ...]:
-    """Rows of each class, on the CPU."""
-    labels = labels.cpu()
-    return labels.argsort(stable=True).split(labels.unique(return_counts=True)[1].tolist())

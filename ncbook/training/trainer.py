@@ -208,7 +208,6 @@ def _optimizer(experiment: Experiment, parameters: list[Tensor]) -> torch.optim.
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """On the parameter's device, and in its memory format, on which the bits of a fused step depend."""
-    value = value.to(parameter.device)
-    if value.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
-        return value.contiguous(memory_format=torch.channels_last)
-    return value.contiguous()
+    if value.shape != parameter.shape:  # a number of steps
+        return value.to(parameter.device)
+    return torch.empty_like(parameter).copy_(value)
