@@ -57,7 +57,7 @@ class Scores(NamedTuple):
     Attributes:
         values: [E, way, Q], up to a constant per query.
         size: [E]; with relative rounding eps, a score of query q is uncertain by eps x size x (|q| + |shots|).
-        extra: [E] or 0.0, a further uncertainty that a solver leaves.
+        extra: [E, 1] or 0.0, a further uncertainty that a solver leaves.
     """
 
     values: Tensor
@@ -196,7 +196,8 @@ def logistic_scores(
     size = size * (1 + products.shot_norm / (2 * ridge.flatten()).sqrt())
     # what the solver leaves, and the rounding of an intercept that may be larger than the rest
     intercept = torch.finfo(b.dtype).eps + torch.finfo(values.dtype).eps * b.abs().amax((1, 2))
-    return Scores(values, size, 4 * far.square().clamp_max(1e-6) + 16 * intercept)
+    extra = 4 * far.square().clamp_max(1e-6) + 16 * intercept
+    return Scores(values, size, extra.to(values.dtype)[:, None])
 
 
 def ncc_scores(products: Products, way: int, ridge: float) -> Scores:

@@ -167,12 +167,14 @@ class _Game:
         """Decide in float64 what is undecided: few episodes on ordinary features, so those of many chunks at once."""
         if not tally.undecided:
             return
-        episodes, places = tally.take_undecided()
+        episodes, places = Episodes.joined(tally.undecided), torch.cat(tally.places)
+        tally.undecided, tally.places, tally.n_undecided = [], [], 0
         way, ridge = self.setting.way, self.ridges[candidate]
         numbers = self.support.shape[1] * (episodes.support[0].numel() + episodes.query[0].numel())  # per episode
+        at_once = max(1, _REFINED_BYTES // (8 * numbers))
         correct = []
-        for first in range(0, len(episodes), max(1, _REFINED_BYTES // (8 * numbers))):
-            part = episodes[first : first + max(1, _REFINED_BYTES // (8 * numbers))]
+        for first in range(0, len(episodes), at_once):
+            part = episodes[first : first + at_once]
             support, queries = rows_of(self.support, part.support), rows_of(self.queries, part.query)
             scores, products = refined_scores(candidate.head, support.double(), queries.double(), way, ridge)
             right, predicted, _ = _decide(scores, products, self.setting)
@@ -212,21 +214,12 @@ class _Tally:
         ones = torch.ones_like(cells) if counted is None else counted[:, None, None].long().expand_as(cells)
         self.confusion.index_add_(0, cells.flatten(), ones.flatten())
 
-    def take_undecided(self) -> tuple[Episodes, Tensor]:
-        """The episodes in doubt and their places [E] among all; forgotten here."""
-        taken = Episodes.joined(self.undecided), torch.cat(self.places)
-        self.undecided, self.places, self.n_undecided = [], [], 0
-        return taken
-
 
 def uncertainty(scores: Scores, products: Products) -> Tensor:
     """Differences of a query's scores up to which they tie, [E, Q]."""
     dtype = scores.values.dtype
     size = rounding(dtype, products.dim) * scores.size.to(dtype)[:, None]
-    error = size * (products.query_norms + products.shot_norm[:, None]).to(dtype)
-    if isinstance(scores.extra, Tensor):
-        error = error + scores.extra.to(dtype)[:, None]
-    return error
+    return size * (products.query_norms + products.shot_norm[:, None]).to(dtype) + scores.extra
 
 
 def _decide(scores: Scores, products: Products, setting: Setting) -> tuple[Tensor, Tensor | None, Tensor]:
