@@ -33,13 +33,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """Name of the dtype that training computes in; "auto": bfloat16 where the hardware multiplies in it."""
     if check_choice("precision", precision, catalog.PRECISIONS) != "auto":
         return precision
+    native = False
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    else:
-        native = False
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bfloat16" if native else "float32"
 
 
@@ -120,7 +119,8 @@ class Trainer:
         """Make one step."""
         if self._remaining is None:
             self._begin_epoch()
-        factor = learning_rate_factor(self.experiment.schedule, self._progress(), self.epoch)
+        behind, last = self.epoch * self.steps_per_epoch + self.step, self.epochs * self.steps_per_epoch - 1
+        factor = learning_rate_factor(self.experiment.schedule, behind / max(1, last), self.epoch)
         rate = self.experiment.learning_rate * factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -142,8 +142,7 @@ class Trainer:
         state = {"epoch": self.epoch, "step": self.step, **self.weights()}
         for name, parameter in self._trained.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
-                if value is not None:
-                    state[f"optimizer.{key}.{name}"] = value
+                state[f"optimizer.{key}.{name}"] = value
         if self._remaining is not None:  # within an epoch
             state |= {"noise": self.images.noise.get_state(), "random": torch.get_rng_state(), "loss": self._loss_sum}
             if self.device.type == "cuda":
@@ -179,11 +178,6 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         return loss.detach()
-
-    def _progress(self) -> float:
-        """Fraction of all steps behind us, 1 at the last one."""
-        steps = self.epochs * self.steps_per_epoch
-        return (self.epoch * self.steps_per_epoch + self.step) / max(1, steps - 1)
 
     def _begin_epoch(self) -> None:
         seed = derived_seed(self.experiment.seed, "epoch", self.epoch + 1)
