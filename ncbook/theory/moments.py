@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ncbook.collapse.moments import power_of_two
-from ncbook.collapse.pairs import directional_cdnv_of_pairs, scatter_towards_means
+from ncbook.collapse.pairs import directional_cdnv_of_pairs, variances_towards_means
 from ncbook.collapse.sample import Sample
 
 _NUMBERS_AT_ONCE = 2**24  # of the covariances held at a time
@@ -54,9 +54,9 @@ class PairMoments(NamedTuple):
             ValueError: as `ncbook.collapse.directional_cdnv_matrix`.
         """
         sample = Sample(features, labels, least=2)
-        moments, means, counts = sample.moments(), sample.means, sample.counts
-        along = scatter_towards_means(sample.residuals(), means - means.mean(0)) / counts[:, None]
-        directional_cdnv_of_pairs(moments, along)  # refuses equal means
+        means, counts = sample.means, sample.counts
+        along = variances_towards_means(sample)
+        directional_cdnv_of_pairs(sample.moments(), along)  # refuses equal means
         residuals = torch.cat([rows for rows, _ in sample.residuals()])  # [N, D]
         squares = residuals.square().sum(1)  # [N]
         fourth = torch.zeros_like(counts).index_add_(0, sample.index, squares.square()) / counts
