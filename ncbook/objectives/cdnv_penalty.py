@@ -35,19 +35,18 @@ class CdnvPenalty(CrossEntropy):
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        self.penalty, self.per_class = experiment.penalty, experiment.per_class
         self.measure = collapse.directional_cdnv if experiment.directional else collapse.cdnv
         # of features that know nothing: E tr S_k = v (n - 1)/n and E |μ_i - μ_j|² = 2 v/n for n samples per class
-        self.chance_loss += self.penalty * (self.per_class - 1) / 2
+        self.chance_loss += experiment.penalty * (experiment.per_class - 1) / 2
 
     def batches(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Every row once per epoch, ``per_class`` of a class together."""
-        return class_batches(labels, self.batch_size, self.per_class, generator)
+        return class_batches(labels, self.experiment.batch_size, self.experiment.per_class, generator)
 
     def criterion(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean over the samples, and the penalty of all of them together."""
-        loss = super().criterion(features, labels)
-        return loss + self.penalty * self.batch_cdnv(features, labels) if self.penalty else loss
+        loss, penalty = super().criterion(features, labels), self.experiment.penalty
+        return loss + penalty * self.batch_cdnv(features, labels) if penalty else loss
 
     def batch_cdnv(self, features: Tensor, labels: Tensor) -> Tensor:
         """(Directional) CDNV of the classes that have two samples or more in the batch; 0 if fewer than two have.

@@ -21,7 +21,7 @@ class Episodic(Objective):
     needs_images = False  # whether the classifier is made of images rather than of features
 
     def __init__(self, experiment: Experiment, feature_dim: int):
-        super().__init__()
+        super().__init__(experiment)
         self.way, self.shot, self.query = experiment.train_way, experiment.train_shot, experiment.train_query
         self.episodes = experiment.episodes_per_epoch
         self.chance_loss = math.log(self.way)
