@@ -180,9 +180,8 @@ def check_matrix(features: object, name: str = "features") -> Tensor:
 
 def check_features(features: object, labels: object, name: str = "features", labels_name: str = "labels") -> Tensor:
     """Accept features [N, D] of a float dtype beside integer labels [N]; whether they are finite is not looked at."""
-    check_floats(name, features, "[N, D]")
-    check_labels(labels, labels_name)
     check_matrix(features, name)
+    check_labels(labels, labels_name)
     if len(labels) != len(features):
         raise ValueError(
             f"{labels_name} has shape {list(labels.shape)}; allowed: [{len(features)}], one entry per row of {name}"

@@ -1,7 +1,6 @@
 """Many experiments: over any `concurrent.futures.Executor`, or side by side on the cores of this machine."""
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -131,7 +130,7 @@ def _end_with_the_parent() -> None:
     """On a worker: end when the notebook that started it is killed, rather than train on for nobody."""
 
     def wait():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        multiprocessing.parent_process().join()
         os._exit(1)  # as a kill would: what is on disk is whole, and a checkpoint is there to go on from
 
     threading.Thread(target=wait, daemon=True).start()

@@ -178,7 +178,7 @@ def episode_scores(head, x, episodes, ridge=1.0):
 def kernel_alone(K, Kq):
     """Products of which a kernel head needs nothing else."""
     norms = K.diagonal(dim1=1, dim2=2).sqrt()
-    return heads.Products(K, Kq, None, None, norms.amax(1), norms, 1)
+    return heads.Products(norms.amax(1), norms, 1, K=K, Kq=Kq)
 
 
 @pytest.mark.parametrize("shot", [1, 5])

@@ -119,7 +119,7 @@ def test_the_loss_of_an_episode_reaches_the_backbone(images):
 
 def test_an_objective_that_forgets_its_part_says_so(images):
     with pytest.raises(TypeError, match="Objective must define batches"):
-        objectives.Objective().batches(images.labels, torch.Generator())
+        objectives.Objective(Experiment()).batches(images.labels, torch.Generator())
 
 
 def test_too_few_samples_for_an_episode_are_refused_before_training():

@@ -541,6 +541,7 @@ def test_combined_bound_prints_both_versions_and_what_is_unknown():
         (lambda: theory.one_shot_bound(0.1, 2), "shot=2; allowed: a whole number of at least 1 and at most 1"),
         (lambda: theory.fixed_center_bound(-0.5), "ratio=-0.5"),
         (lambda: theory.best_bound(-0.1, 1), "cdnv=-0.1"),
+        (lambda: distributions.search(lambda m: m.cdnv, shot=1, points=1), "points=1; allowed: .* at least 2"),
         (lambda: theory.new_classes_half_width(1), "n_classes=1"),
         (lambda: theory.new_classes_half_width(8, confidence=1.0), "confidence=1.0"),
         (lambda: gaussian_error(torch.ones(2), torch.ones(3), torch.ones(2), 1), r"first has shape \[3\]"),

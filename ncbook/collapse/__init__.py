@@ -28,7 +28,7 @@ and `transferability` beside each other, `jackknife`, `overview`; and for batche
 `accumulator`.
 """
 
-import importlib
+import lazy_loader
 
 from .covariance import nc1, separation_fuzziness, trace_ratio, variability_collapse_index
 from .decisions import class_mean_mismatch, nc4
@@ -46,10 +46,7 @@ __all__ = [
 ]  # fmt: skip
 __dir__ = __all__.copy
 
-
-def __getattr__(name: str):
-    # torchmetrics takes seconds to import: only those who ask for the accumulator wait for it.
-    if name not in ("CollapseMetrics", "SecondPass"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(".accumulator" if name == "CollapseMetrics" else ".second_pass", __name__)
-    return getattr(module, name)
+# torchmetrics takes seconds to import: only those who ask for the accumulator wait for it.
+__getattr__, _, _ = lazy_loader.attach(
+    __name__, submod_attrs={"accumulator": ["CollapseMetrics"], "second_pass": ["SecondPass"]}
+)

@@ -48,7 +48,7 @@ from ncbook._checks import check_whole, describe_not_finite
 from .batches import check_batch, float32_is_precise, rounded_to_float32
 from .covariance import nc1_of, separation_fuzziness_of, trace_ratio_of, variability_collapse_index_of
 from .geometry import check_weight, gram_to_etf, nc3_of_means
-from .moments import Moments, power_of_two
+from .moments import Moments, power_of_two, projected
 from .pairs import cdnv_of_pairs
 from .sample import check_two_classes, describe_single_samples
 from .second_pass import SecondPass
@@ -203,7 +203,7 @@ class CollapseMetrics(Metric):
         accepted, n_far = torch.stack([squares.sum() <= largest, far.sum()]).tolist()  # the only synchronization
         if not accepted:
             raise ValueError(describe_not_finite(x))
-        if in_float32 and 2 * n_far > len(x):
+        if 2 * n_far > len(x):
             in_float32, n_far = False, 0
             z = self._shifted(x, y, references, torch.float64)
             squares = _squares(z)
@@ -357,7 +357,7 @@ class CollapseMetrics(Metric):
             counts,
             means * unit,
             squares / counts * unit * unit,
-            lambda directions: within if directions is None else directions @ within @ directions.T,
+            projected(within),
             unit=unit,
             resolution=torch.finfo(torch.float32).eps,
         )

@@ -4,12 +4,13 @@ A metric of C classes is one number, however many samples it is made of: what wo
 out, one or one group at a time, says so without any assumption on their distribution. Called by the report.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from .moments import Moments
+from .moments import Moments, projected
 from .sample import Sample
 
 GROUPS = 10  # of classes, for metrics that take long
@@ -102,12 +103,5 @@ def moments_without_each(features: Tensor, labels: Tensor, groups: int = GROUPS)
 
 def part_of(moments: Moments, kept: Tensor, within: Tensor | None = None) -> Moments:
     """Moments of the classes ``kept`` bool [C] alone; without ``within`` only for formulas of means and variances."""
-    return Moments(
-        moments.classes[kept],
-        moments.counts[kept],
-        moments.means[kept],
-        moments.variances[kept],
-        lambda directions: within if directions is None else directions @ within @ directions.T,
-        moments.unit,
-        moments.resolution,
-    )
+    of_class = {name: getattr(moments, name)[kept] for name in ("classes", "counts", "means", "variances")}
+    return dataclasses.replace(moments, **of_class, within=projected(within))

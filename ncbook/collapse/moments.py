@@ -87,17 +87,16 @@ class Between:
             gram = self.rows.T @ self.rows
         factor = cholesky_if_regular(gram)
         self.inverse = None if factor is None else torch.cholesky_inverse(factor)
-        self.rank = min(n_classes - 1, dim) if factor is not None else self._rank_by_singular_values()
+        self.rank = min(n_classes - 1, dim)
+        if factor is None:
+            rank = torch.linalg.matrix_rank(self.rows.detach(), atol=self._tolerance, rtol=0.0)
+            self.rank = min(self.rank, int(rank))
 
     @cached_property
     def _tolerance(self) -> float:
         """Singular values of R that rounding alone makes: of R, and of means of many samples far from the origin."""
         largest = max(float(self.rows.detach().norm()), float(self.means.detach().abs().max()))
         return 1024 * torch.finfo(self.means.dtype).eps * largest
-
-    def _rank_by_singular_values(self) -> int:
-        rank = torch.linalg.matrix_rank(self.rows.detach(), atol=self._tolerance, rtol=0.0)
-        return min(int(rank), len(self.rows) - 1)
 
     @cached_property
     def inverse_rows(self) -> Tensor:
@@ -111,6 +110,11 @@ class Between:
         if self.by_class:  # (R^T R)^+ = R^T (R R^T)^-1 (R R^T)^-1 R
             return ((self.inverse @ within(self.rows)) * self.inverse).sum()
         return (within(None) * self.inverse).sum()
+
+
+def projected(within: Tensor) -> Callable[[Tensor | None], Tensor]:
+    """`Moments.within` of a matrix S_W [D, D] at hand."""
+    return lambda directions: within if directions is None else directions @ within @ directions.T
 
 
 def cholesky_if_regular(psd: Tensor) -> Tensor | None:

@@ -76,13 +76,9 @@ def nc1_noise_floor(n_classes: int, n_per_class: int, dim: int, *, spectrum: Ten
 
 
 def _ridge_of_degrees(spectrum: Tensor, degrees: int) -> float:
-    """The kappa with sum_i lambda_i / (lambda_i + kappa) = degrees < len(spectrum): its log, bisected."""
+    """The kappa with sum_i lambda_i / (lambda_i + kappa) = degrees < len(spectrum): by its log."""
+    from scipy.optimize import bisect  # half a second to import
+
     # At the upper end the sum is below lambda.sum() / kappa = degrees, at the lower one it is len(spectrum).
     low, high = math.log(spectrum.min()) - 40, math.log(spectrum.sum() / degrees)
-    for _ in range(100):
-        middle = (low + high) / 2
-        if (spectrum / (spectrum + math.exp(middle))).sum() > degrees:
-            low = middle
-        else:
-            high = middle
-    return math.exp(high)
+    return math.exp(bisect(lambda log: float((spectrum / (spectrum + math.exp(log))).sum()) - degrees, low, high))

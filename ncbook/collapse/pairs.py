@@ -132,9 +132,13 @@ def directional_cdnv_matrix(features: Tensor, labels: Tensor) -> Tensor:
 
 def directional_cdnv_matrix_of(sample: Sample, moments: Moments) -> Tensor:
     """Formula of `directional_cdnv_matrix`."""
-    centered = moments.means - moments.means.mean(0)
-    scatter = scatter_towards_means(sample.residuals(), centered)
-    return directional_cdnv_of_pairs(moments, scatter / moments.counts[:, None])
+    return directional_cdnv_of_pairs(moments, variances_towards_means(sample))
+
+
+def variances_towards_means(sample: Sample) -> Tensor:
+    """[C, C]: variance of class i along mu_j - mu_i (a direction not of unit length)."""
+    scatter = scatter_towards_means(sample.residuals(), sample.means - sample.means.mean(0))
+    return scatter / sample.counts[:, None]
 
 
 def directional_cdnv(features: Tensor, labels: Tensor) -> Tensor:

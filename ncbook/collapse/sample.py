@@ -25,7 +25,7 @@ class Sample:
 
     def __init__(self, features: Tensor, labels: Tensor, *, least: int = 1):
         check_features(features, labels)
-        self.features, self.dtype = features, torch.float32 if features.device.type == "mps" else torch.float64
+        self.features, self.dtype = features, accurate_dtype(features)
         self.classes, self.index, counts = labels.to(features.device).unique(return_inverse=True, return_counts=True)
         check_two_classes(self.classes)
         self.counts = counts.to(self.dtype)  # [C]
@@ -85,6 +85,11 @@ class Sample:
             along = r if directions is None else r @ directions.T  # [n, k]
             total = total + along.T @ along
         return total / len(self.features)
+
+
+def accurate_dtype(features: Tensor) -> torch.dtype:
+    """Float64, but on MPS, which has none."""
+    return torch.float32 if features.device.type == "mps" else torch.float64
 
 
 def check_two_classes(classes: Tensor) -> None:

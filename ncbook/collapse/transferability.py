@@ -11,7 +11,7 @@ from torch import Tensor
 from ncbook._checks import check_features, check_matrix, describe_not_finite
 
 from .moments import Moments
-from .sample import Sample
+from .sample import Sample, accurate_dtype
 
 _EPSILON = 1e-7  # of RankMe
 _ROUNDS = 11  # of LogME's fixed point, as its authors do
@@ -262,19 +262,15 @@ def unit_vectors(features: Tensor) -> Tensor:
             f"features are zero in {len(rows)} of {len(features)} rows, first in row {int(rows[0])}; "
             "allowed: vectors with a direction"
         )
-    x = features.to(_accurate(features))
+    x = features.to(accurate_dtype(features))
     x = x / x.detach().abs().amax(1, keepdim=True)  # squares of what is left neither overflow nor vanish
     return x / x.norm(dim=1, keepdim=True)
-
-
-def _accurate(features: Tensor) -> torch.dtype:
-    return torch.float32 if features.device.type == "mps" else torch.float64
 
 
 def _singular_values(features: Tensor, *, centered: bool = False) -> Tensor:
     """[min(N, D)] singular values of checked features, or of what is left of them without their mean."""
     check_matrix(features)
-    x = features.to(_accurate(features))
+    x = features.to(accurate_dtype(features))
     if not len(x):
         raise ValueError(f"features has shape {list(x.shape)}; allowed: [N, D] with N of at least 1")
     middle = x.mean(0)

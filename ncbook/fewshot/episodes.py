@@ -168,8 +168,7 @@ class EpisodeSampler:
             raise TypeError(f"generator is of type {type(generator).__name__}; allowed: a torch.Generator")
         if generator.device.type != device.type:
             raise ValueError(f"generator is on {generator.device}; allowed: {device}, where labels is")
-        drawn = Episodes.joined(list(self.blocks(episodes, generator)))
-        return Episodes(*(rows.contiguous() for rows in (drawn.support, drawn.query, drawn.classes)))
+        return Episodes.joined(list(self.blocks(episodes, generator)))
 
     def blocks(self, episodes: int, generator: torch.Generator) -> Iterator[Episodes]:
         """Yield the episodes of ``draw`` in blocks: a million need no more memory than a thousand."""

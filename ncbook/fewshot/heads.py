@@ -21,23 +21,23 @@ class Products(NamedTuple):
     """Inner products of E episodes; what no chosen head needs is None.
 
     Attributes:
+        shot_norm: [E], the largest norm of a shot.
+        query_norms: [E, Q], norms of the queries.
+        dim: D, terms of each product.
         K: [E, S, S], of shots with shots.
         Kq: [E, S, Q], of shots with queries, or None where ``rows`` stand in for them.
         mq: [E, way, Q], of class means with queries.
         mm: [E, way], squared norms of class means.
-        shot_norm: [E], the largest norm of a shot.
-        query_norms: [E, Q], norms of the queries.
-        dim: D, terms of each product.
         rows: the shots [E, S, D] and the queries [E, Q, D] themselves.
     """
 
-    K: Tensor | None
-    Kq: Tensor | None
-    mq: Tensor | None
-    mm: Tensor | None
     shot_norm: Tensor
     query_norms: Tensor
     dim: int
+    K: Tensor | None = None
+    Kq: Tensor | None = None
+    mq: Tensor | None = None
+    mm: Tensor | None = None
     rows: tuple[Tensor, Tensor] | None = None
 
     def weighted(self, a: Tensor, b: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Scores(NamedTuple):
     Attributes:
         values: [E, way, Q], up to a constant per query.
         size: [E]; with relative rounding eps, a score of query q is uncertain by eps x size x (|q| + |shots|).
-        extra: [E] or 0.0, a further uncertainty that a solver leaves.
+        extra: [E, 1] or 0.0, a further uncertainty that a solver leaves.
     """
 
     values: Tensor
@@ -115,7 +115,7 @@ def ridge_predictions(support: Tensor, queries: Tensor, ridge: float | Tensor) -
     middle = shots.mean(1, keepdim=True)
     shots, queries = shots - middle, queries - middle
     norms = torch.linalg.vector_norm(shots.detach(), dim=-1).amax(1)
-    products = Products(shots @ shots.mT, shots @ queries.mT, None, None, norms, norms, support.shape[-1])
+    products = Products(norms, norms, support.shape[-1], K=shots @ shots.mT, Kq=shots @ queries.mT)
     return ridge_scores(products, support.shape[1], ridge).values.mT
 
 
@@ -196,7 +196,8 @@ def logistic_scores(
     size = size * (1 + products.shot_norm / (2 * ridge.flatten()).sqrt())
     # what the solver leaves, and the rounding of an intercept that may be larger than the rest
     intercept = torch.finfo(b.dtype).eps + torch.finfo(values.dtype).eps * b.abs().amax((1, 2))
-    return Scores(values, size, 4 * far.square().clamp_max(1e-6) + 16 * intercept)
+    extra = 4 * far.square().clamp_max(1e-6) + 16 * intercept
+    return Scores(values, size, extra.to(values.dtype)[:, None])
 
 
 def ncc_scores(products: Products, way: int, ridge: float) -> Scores:

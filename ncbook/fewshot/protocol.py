@@ -77,10 +77,6 @@ class Setting:
         exponent = exponent_of(support, queries)
         return times_power_of_two(support, -exponent), times_power_of_two(queries, -exponent), exponent
 
-    def sampler(self, labels: Tensor, shot: int) -> EpisodeSampler:
-        """The episodes of one number of shots."""
-        return EpisodeSampler(labels, way=self.way, shot=shot, query=self.query, query_labels=self.query_labels)
-
 
 @torch.no_grad()
 def run(
@@ -90,33 +86,26 @@ def run(
     candidates = list(dict.fromkeys(candidates))  # each once
     shots = list(dict.fromkeys(check_whole("shot", shot, 1) for shot in shots))
     support, queries, exponent = setting.prepare(features, labels)
-    samplers = {shot: setting.sampler(labels, shot) for shot in shots}
+    sizes = dict(way=setting.way, query=setting.query, query_labels=setting.query_labels)
+    samplers = {shot: EpisodeSampler(labels, shot=shot, **sizes) for shot in shots}
     # inner products of centered features are exact to more digits; all heads but cosine ignore a common shift
     cosine = [candidate for candidate in candidates if candidate.head == "cosine"]
     others = [candidate for candidate in candidates if candidate.head != "cosine"]
     results = {}
     with full_precision(support.device):
-        for group, shifted in ((cosine, False), (others, True)):
+        for group, middle in ((cosine, 0.0), (others, support.mean(0))):
             if not group:
                 continue
-            x, q = support, queries
-            if shifted:
-                middle = support.mean(0)
-                x = support - middle
-                q = x if queries is support else queries - middle
-            route = ROUTES[_chosen_route(x, q, group, shots, setting)](x, q)
-            game = _Game(route, support, queries, exponent, group, setting)
+            x = support - middle
+            q = x if queries is support else queries - middle
+            name = setting.route
+            if name == "auto":
+                plan = [(setting.episodes, setting.way * shot, setting.way * setting.query) for shot in shots]
+                name = choose(x, q, plan, _kernels(group), setting.way)
+            game = _Game(ROUTES[name](x, q), support, queries, exponent, group, setting)
             for shot in shots:
                 results |= game.play(samplers[shot])
     return {(candidate, shot): results[candidate, shot] for candidate in candidates for shot in shots}
-
-
-def _chosen_route(support, queries, candidates, shots, setting) -> str:
-    if setting.route != "auto":
-        return setting.route
-    way, query = setting.way, setting.query
-    plan = [(setting.episodes, way * shot, way * query) for shot in shots]
-    return choose(support, queries, plan, _kernels(candidates), way)
 
 
 def _kernels(candidates: Iterable[Candidate]) -> int:
@@ -178,12 +167,14 @@ class _Game:
         """Decide in float64 what is undecided: few episodes on ordinary features, so those of many chunks at once."""
         if not tally.undecided:
             return
-        episodes, places = tally.take_undecided()
+        episodes, places = Episodes.joined(tally.undecided), torch.cat(tally.places)
+        tally.undecided, tally.places, tally.n_undecided = [], [], 0
         way, ridge = self.setting.way, self.ridges[candidate]
         numbers = self.support.shape[1] * (episodes.support[0].numel() + episodes.query[0].numel())  # per episode
+        at_once = max(1, _REFINED_BYTES // (8 * numbers))
         correct = []
-        for first in range(0, len(episodes), max(1, _REFINED_BYTES // (8 * numbers))):
-            part = episodes[first : first + max(1, _REFINED_BYTES // (8 * numbers))]
+        for first in range(0, len(episodes), at_once):
+            part = episodes[first : first + at_once]
             support, queries = rows_of(self.support, part.support), rows_of(self.queries, part.query)
             scores, products = refined_scores(candidate.head, support.double(), queries.double(), way, ridge)
             right, predicted, _ = _decide(scores, products, self.setting)
@@ -223,21 +214,12 @@ class _Tally:
         ones = torch.ones_like(cells) if counted is None else counted[:, None, None].long().expand_as(cells)
         self.confusion.index_add_(0, cells.flatten(), ones.flatten())
 
-    def take_undecided(self) -> tuple[Episodes, Tensor]:
-        """The episodes in doubt and their places [E] among all; forgotten here."""
-        taken = Episodes.joined(self.undecided), torch.cat(self.places)
-        self.undecided, self.places, self.n_undecided = [], [], 0
-        return taken
-
 
 def uncertainty(scores: Scores, products: Products) -> Tensor:
     """Differences of a query's scores up to which they tie, [E, Q]."""
     dtype = scores.values.dtype
     size = rounding(dtype, products.dim) * scores.size.to(dtype)[:, None]
-    error = size * (products.query_norms + products.shot_norm[:, None]).to(dtype)
-    if isinstance(scores.extra, Tensor):
-        error = error + scores.extra.to(dtype)[:, None]
-    return error
+    return size * (products.query_norms + products.shot_norm[:, None]).to(dtype) + scores.extra
 
 
 def _decide(scores: Scores, products: Products, setting: Setting) -> tuple[Tensor, Tensor | None, Tensor]:

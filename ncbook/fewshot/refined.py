@@ -44,24 +44,16 @@ def refined_scores(head: str, support: Tensor, queries: Tensor, way: int, ridge:
     queries = queries if head == "cosine" else queries * scale
     ridge = (ridge * scale * scale).clamp_max(2.0**100)  # [E, 1, 1]
 
-    K = Kq = mq = mm = None
+    shot_norms, query_norms = (torch.linalg.vector_norm(rows, dim=-1) for rows in (support, queries))
+    products = Products(shot_norms.amax(1), query_norms, support.shape[-1])
+    if head == "ridge":
+        return _ridge(support, queries, way, ridge[..., 0]), products
     if head == "logistic":
-        K, Kq = support @ support.mT, support @ queries.mT
-    elif head != "ridge":
-        means = support.unflatten(1, (way, -1)).mean(2)
-        mq, mm = means @ queries.mT, means.square().sum(-1)
-    products = Products(K, Kq, mq, mm, _norms(support).amax(1), _norms(queries), support.shape[-1])
-    if head == "ncc":
-        return ncc_scores(products, way, 0.0), products
-    if head == "cosine":
-        return _cosine(products, way), products
-    if head == "logistic":
+        products = products._replace(K=support @ support.mT, Kq=support @ queries.mT)
         return logistic_scores(products, way, ridge, tolerance=1e-8), products
-    return _ridge(support, queries, way, ridge[..., 0]), products
-
-
-def _norms(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=-1)
+    means = support.unflatten(1, (way, -1)).mean(2)
+    products = products._replace(mq=means @ queries.mT, mm=means.square().sum(-1))
+    return _cosine(products, way) if head == "cosine" else ncc_scores(products, way, 0.0), products
 
 
 def _cosine(products: Products, way: int) -> Scores:

@@ -54,15 +54,15 @@ class Gather(Route):
         if not kernels:
             # gathers and averages without a copy of the shots
             m = F.embedding_bag(episodes.support.flatten(0, 1), self.support, mode="mean").view(e, way, -1)
-            return dict(K=None, Kq=None, mq=m @ q.mT, mm=m.square().sum(-1))
+            return dict(mq=m @ q.mT, mm=m.square().sum(-1))
         s = rows_of(self.support, episodes.support)
         S, Q = s.shape[1], q.shape[1]
-        weights = weight_products(kernels, way, S, Q) < S * Q
-        fields = dict(K=s @ s.mT, Kq=None if weights else s @ q.mT, rows=(s, q) if weights else None)
-        if not means:
-            return fields | dict(mq=None, mm=None)
-        m = s.view(e, way, -1, s.shape[2]).mean(2)
-        return fields | dict(mq=m @ q.mT, mm=m.square().sum(-1))
+        found = dict(K=s @ s.mT)
+        found |= dict(rows=(s, q)) if weight_products(kernels, way, S, Q) < S * Q else dict(Kq=s @ q.mT)
+        if means:
+            m = s.view(e, way, -1, s.shape[2]).mean(2)
+            found |= dict(mq=m @ q.mT, mm=m.square().sum(-1))
+        return found
 
 
 class Gram(Route):
@@ -84,11 +84,13 @@ class Gram(Route):
         e, way, shot = episodes.support.shape
         shots, queries = episodes.support.flatten(1), episodes.query.flatten(1)
         Kq = _pick(self.shots_queries, shots, queries)
-        K = _pick(self.shots_shots, shots, shots) if kernels else None
-        if not means:
-            return dict(K=K, Kq=Kq, mq=None, mm=None)
-        mm = _pick(self.shots_shots, episodes.support, episodes.support)  # [E, way, shot, shot]
-        return dict(K=K, Kq=Kq, mq=Kq.view(e, way, shot, -1).mean(2), mm=mm.mean((2, 3)))
+        found = dict(Kq=Kq)
+        if kernels:
+            found["K"] = _pick(self.shots_shots, shots, shots)
+        if means:
+            own = _pick(self.shots_shots, episodes.support, episodes.support)  # [E, way, shot, shot]
+            found |= dict(mq=Kq.view(e, way, shot, -1).mean(2), mm=own.mean((2, 3)))
+        return found
 
 
 def rows_of(features: Tensor, rows: Tensor) -> Tensor:

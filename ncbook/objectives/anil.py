@@ -11,10 +11,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncbook.experiment import Experiment
-from ncbook.objectives.episodic import Episodic
+from ncbook.objectives.episodic import Episodic, places
 
 
-class Anil(Episodic):
+class Adapting(Episodic):
+    """A linear head, at least, that starts from learned parameters and adapts to the shots by gradient steps.
+
+    The head starts at zero, so that no class is preferred: their order in an episode is random. From random weights the
+    same steps on the shots lead less far (Kao et al., "MAML is a noisy contrastive learner in classification", ICLR
+    2022).
+    """
+
+    def __init__(self, experiment: Experiment, feature_dim: int):
+        super().__init__(experiment, feature_dim)
+        self.head = nn.Linear(feature_dim, self.way)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+        self.steps, self.rate = experiment.inner_steps, experiment.inner_rate
+        self.second_order, self.tasks_per_step = experiment.second_order, experiment.tasks_per_step
+
+    def check_way(self, way: int) -> None:
+        """Refuse episodes of another number of classes than the head has rows."""
+        if way != self.way:
+            raise ValueError(f"way={way}; allowed: {self.way}, the train_way of this run, for which its head has rows")
+
+
+class Anil(Adapting):
     """Cross-entropy of the queries under a linear head after some gradient steps on the shots.
 
     (w, b) starts as the learned (w_0, b_0), 0 at first, and each step takes inner_rate times the gradient of the mean
@@ -22,17 +44,11 @@ class Anil(Episodic):
     rows as the episodes of training have classes, and classifies only episodes of that many.
     """
 
-    def __init__(self, experiment: Experiment, feature_dim: int):
-        super().__init__(experiment, feature_dim)
-        self.head = zero_head(feature_dim, self.way)
-        self.steps, self.rate = experiment.inner_steps, experiment.inner_rate
-        self.second_order, self.tasks_per_step = experiment.second_order, experiment.tasks_per_step
-
     def scores(self, support: Tensor, queries: Tensor) -> Tensor:
         """Logits of the adapted head."""
         tasks, way, shot, _ = support.shape
-        check_way(self.way, way)
-        shots, labels = support.flatten(1, 2), shot_labels(way, shot, support.device).repeat(tasks)
+        self.check_way(way)
+        shots, labels = support.flatten(1, 2), places(way, shot, support.device).repeat(tasks)
 
         def logits(head, features):
             return features @ head["weight"].mT + head["bias"][:, None]
@@ -42,23 +58,6 @@ class Anil(Episodic):
 
         heads = {name: value.expand(tasks, *value.shape) for name, value in self.head.named_parameters()}
         return logits(descend(error, heads, self.steps, self.rate, self.second_order), queries)
-
-
-def zero_head(feature_dim: int, way: int) -> nn.Linear:
-    """Linear head that starts at zero, so that no class is preferred: their order in an episode is random.
-
-    From random weights the same steps on the shots lead less far (Kao et al., "MAML is a noisy contrastive learner in
-    classification", ICLR 2022).
-    """
-    head = nn.Linear(feature_dim, way)
-    for parameter in head.parameters():
-        nn.init.zeros_(parameter)
-    return head
-
-
-def shot_labels(way: int, shot: int, device: torch.device) -> Tensor:
-    """Places of the classes of shots, class after class, [way * shot]."""
-    return torch.arange(way, device=device).repeat_interleave(shot)
 
 
 Error = Callable[[dict[str, Tensor]], Tensor]  # of parameters by name
@@ -82,9 +81,3 @@ def descend(
         slopes = _slopes(error, parameters, second_order)
         parameters = {name: value - rate * slopes[name] for name, value in parameters.items()}
     return parameters
-
-
-def check_way(rows: int, way: int) -> None:
-    """Refuse episodes of another number of classes than the head has rows."""
-    if way != rows:
-        raise ValueError(f"way={way}; allowed: {rows}, the train_way of this run, for which its head has rows")

@@ -35,19 +35,18 @@ class CdnvPenalty(CrossEntropy):
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        self.penalty, self.per_class = experiment.penalty, experiment.per_class
         self.measure = collapse.directional_cdnv if experiment.directional else collapse.cdnv
         # of features that know nothing: E tr S_k = v (n - 1)/n and E |μ_i - μ_j|² = 2 v/n for n samples per class
-        self.chance_loss += self.penalty * (self.per_class - 1) / 2
+        self.chance_loss += experiment.penalty * (experiment.per_class - 1) / 2
 
     def batches(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Every row once per epoch, ``per_class`` of a class together."""
-        return class_batches(labels, self.batch_size, self.per_class, generator)
+        return class_batches(labels, self.experiment.batch_size, self.experiment.per_class, generator)
 
     def criterion(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean over the samples, and the penalty of all of them together."""
-        loss = super().criterion(features, labels)
-        return loss + self.penalty * self.batch_cdnv(features, labels) if self.penalty else loss
+        loss, penalty = super().criterion(features, labels), self.experiment.penalty
+        return loss + penalty * self.batch_cdnv(features, labels) if penalty else loss
 
     def batch_cdnv(self, features: Tensor, labels: Tensor) -> Tensor:
         """(Directional) CDNV of the classes that have two samples or more in the batch; 0 if fewer than two have.
@@ -87,8 +86,9 @@ def class_batches(labels: Tensor, batch_size: int, per_class: int, generator: to
         >>> [labels[rows].bincount().tolist() for rows in class_batches(labels, 8, 2, torch.Generator())]
         [[2, 2, 2, 2], [2, 2, 2, 2], [2, 2, 2, 2]]
     """
+    sizes = labels.unique(return_counts=True)[1].tolist()
     places = []  # (when in the epoch, rows) of each group
-    for rows in _rows_of_classes(labels):
+    for rows in labels.cpu().argsort(stable=True).split(sizes):
         shuffled = rows[torch.randperm(len(rows), generator=generator)]
         groups = shuffled.tensor_split(math.ceil(len(rows) / per_class))
         places += [((k + 0.5) / len(groups), group) for k, group in enumerate(groups)]
@@ -97,9 +97,3 @@ def class_batches(labels: Tensor, batch_size: int, per_class: int, generator: to
     count = math.ceil(len(groups) / (batch_size // per_class))
     cuts = [len(groups) * k // count for k in range(count + 1)]
     return tuple(torch.cat(groups[a:b]).to(labels.device) for a, b in zip(cuts, cuts[1:], strict=False))
-
-
-def _rows_of_classes(labels: Tensor) -> tuple[Tensor, ...]:
-    """Rows of each class, on the CPU."""
-    labels = labels.cpu()
-    return labels.argsort(stable=True).split(labels.unique(return_counts=True)[1].tolist())

@@ -34,13 +34,12 @@ class CenterLoss(CrossEntropy):
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        self.penalty = experiment.penalty
         self.centers = nn.Parameter(torch.zeros(experiment.n_source, feature_dim))
 
     def criterion(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean over the samples."""
         own, features = self.centers[labels], features.float()
-        distance = (features - own.detach()).square().sum(1).mean()
+        drawn = self.experiment.penalty / 2 * (features - own.detach()).square().sum(1).mean()
         following = len(self.centers) / 2 * (features.detach() - own).square().sum(1).mean()
         # the last two terms are 0 together: a gradient for the centers alone
-        return super().criterion(features, labels) + self.penalty / 2 * distance + following - following.detach()
+        return super().criterion(features, labels) + drawn + following - following.detach()

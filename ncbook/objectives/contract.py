@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from ncbook.experiment import Experiment
     from ncbook.fewshot import Episodes
 
 
@@ -36,12 +37,17 @@ class Objective(nn.Module):
     A subclass is built from (experiment, feature_dim); its parameters are trained with those of the backbone.
 
     Attributes:
+        experiment: the parameters of the run.
         weight: rows of a linear head [C, D], or None.
         chance_loss: loss of guessing, in the units of `loss`: what "diverged" is measured against.
     """
 
     weight: Tensor | None = None
     chance_loss: float
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        self.experiment = experiment
 
     def batches(self, labels: Tensor, generator: torch.Generator) -> Sequence[Tensor] | Sequence[Episodes]:
         """Batches of one epoch, one per step.

@@ -18,14 +18,13 @@ class CrossEntropy(Objective):
     """
 
     def __init__(self, experiment: Experiment, feature_dim: int):
-        super().__init__()
+        super().__init__(experiment)
         self.linear = nn.Linear(feature_dim, experiment.n_source)  # rows of weight [C, D] are the classes
-        self.batch_size = experiment.batch_size
         self.chance_loss = math.log(experiment.n_source)
 
     def batches(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Every row once per epoch."""
-        return row_batches(labels, self.batch_size, generator)
+        return row_batches(labels, self.experiment.batch_size, generator)
 
     def loss(self, backbone: nn.Module, images: SourceImages, batch: Tensor) -> Tensor:
         """Mean over the rows of a batch; computed in float32 also under autocast."""

@@ -21,7 +21,6 @@ class Distillation(CrossEntropy):
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        self.temperature, self.teacher_weight = experiment.temperature, experiment.teacher_weight
         self._teacher: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of what is trained and saved
 
     def learn_from(self, backbone: nn.Module, objective: CrossEntropy) -> None:
@@ -36,11 +35,12 @@ class Distillation(CrossEntropy):
         scores = self.logits(backbone(pixels)).float()
         with torch.no_grad():
             taught = self._teacher[0](pixels).float()
+        temperature, weight = self.experiment.temperature, self.experiment.teacher_weight
         divergence = F.kl_div(
-            F.log_softmax(scores / self.temperature, 1),
-            F.log_softmax(taught / self.temperature, 1),
+            F.log_softmax(scores / temperature, 1),
+            F.log_softmax(taught / temperature, 1),
             log_target=True,
             reduction="batchmean",
         )
         labels = F.cross_entropy(scores, images.labels[batch])
-        return (1 - self.teacher_weight) * labels + self.teacher_weight * self.temperature**2 * divergence
+        return (1 - weight) * labels + weight * temperature**2 * divergence

@@ -21,7 +21,7 @@ class Episodic(Objective):
     needs_images = False  # whether the classifier is made of images rather than of features
 
     def __init__(self, experiment: Experiment, feature_dim: int):
-        super().__init__()
+        super().__init__(experiment)
         self.way, self.shot, self.query = experiment.train_way, experiment.train_shot, experiment.train_query
         self.episodes = experiment.episodes_per_epoch
         self.chance_loss = math.log(self.way)
@@ -41,7 +41,8 @@ class Episodic(Objective):
 
     def criterion(self, scores: Tensor, query: int) -> Tensor:
         """Cross-entropy in nats of scores [T, way * query, way], queries of class after class."""
-        return F.cross_entropy(scores.flatten(0, 1), true_classes(scores, query).flatten())
+        way = scores.shape[2]
+        return F.cross_entropy(scores.flatten(0, 1), places(way, query, scores.device).repeat(len(scores)))
 
     def episode_scores(self, backbone: nn.Module, pixels: Tensor, shot: int) -> Tensor:
         """Scores of the queries of T episodes by the classifier that this objective trains.
@@ -65,10 +66,9 @@ class Episodic(Objective):
         raise TypeError(f"{type(self).__name__} must define scores")
 
 
-def true_classes(scores: Tensor, query: int) -> Tensor:
-    """Places [T, way * query] in their episodes of the classes of queries, class after class."""
-    tasks, queries, _ = scores.shape
-    return torch.arange(queries // query, device=scores.device).repeat_interleave(query).expand(tasks, -1)
+def places(way: int, samples: int, device: torch.device) -> Tensor:
+    """Places in an episode of the classes of its shots, or of its queries, class after class: [way * samples]."""
+    return torch.arange(way, device=device).repeat_interleave(samples)
 
 
 def squared_distances(queries: Tensor, points: Tensor) -> Tensor:

@@ -34,11 +34,11 @@ class FixedEtf(CrossEntropy):
     """
 
     def __init__(self, experiment: Experiment, feature_dim: int):
-        self.n_source, spare = experiment.n_source, experiment.spare_rows
-        rows, least = self.n_source + spare, self.n_source + spare - (experiment.frame == "simplex")
+        n_source, spare = experiment.n_source, experiment.spare_rows
+        rows, least = n_source + spare, n_source + spare - (experiment.frame == "simplex")
         if feature_dim < least:
             raise ParameterError(
-                f"n_source={self.n_source} with frame={experiment.frame!r}"
+                f"n_source={n_source} with frame={experiment.frame!r}"
                 f"{f' and spare_rows={spare}' if spare else ''} "
                 f"needs {least} features or more, and backbone={experiment.backbone!r} gives {feature_dim}; "
                 f"allowed: {'together' if spare else 'n_source'} at most {rows + feature_dim - least}, "
@@ -54,12 +54,12 @@ class FixedEtf(CrossEntropy):
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores [B, C] of the classes alone."""
-        return self.linear(features)[:, : self.n_source]
+        return self.linear(features)[:, : self.experiment.n_source]
 
     @property
     def weight(self) -> Tensor:
         """Rows that belong to classes, [C, D]."""
-        return self.linear.weight[: self.n_source]
+        return self.linear.weight[: self.experiment.n_source]
 
 
 class Cosines(nn.Module):

@@ -6,7 +6,6 @@ Built by `ncbook.objectives.build`.
 from torch import Tensor
 from torch.nn import functional as F
 
-from ncbook.experiment import Experiment
 from ncbook.objectives.cross_entropy import CrossEntropy
 
 
@@ -26,16 +25,13 @@ class LabelSmoothing(CrossEntropy):
         One sample, two classes, scores log 3 and 0: p = (3/4, 1/4), and -(3/4) log(3/4) - (1/4) log(1/4) at s = 1/2.
 
         >>> import torch
+        >>> from ncbook import Experiment
         >>> objective = LabelSmoothing(Experiment(objective="label_smoothing", n_source=2, smoothing=0.5), 2)
         >>> _ = objective.linear.weight.data.copy_(torch.eye(2)), objective.linear.bias.data.zero_()
         >>> round(objective.criterion(torch.tensor([[3.0, 1.0]]).log(), torch.tensor([0])).item(), 4)
         0.5623
     """
 
-    def __init__(self, experiment: Experiment, feature_dim: int):
-        super().__init__(experiment, feature_dim)
-        self.smoothing = experiment.smoothing
-
     def criterion(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean over the samples."""
-        return F.cross_entropy(self.logits(features).float(), labels, label_smoothing=self.smoothing)
+        return F.cross_entropy(self.logits(features).float(), labels, label_smoothing=self.experiment.smoothing)

@@ -9,14 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ncbook.experiment import Experiment
-from ncbook.fewshot import Episodes
-from ncbook.objectives.anil import check_way, descend, shot_labels, zero_head
-from ncbook.objectives.contract import SourceImages
-from ncbook.objectives.episodic import Episodic
+from ncbook.objectives.anil import Adapting, descend
+from ncbook.objectives.episodic import places
 
 
-class Maml(Episodic):
+class Maml(Adapting):
     """Cross-entropy of the queries under network and head after some gradient steps on the shots.
 
     All parameters start as the learned ones, and each step takes inner_rate times the gradient of the mean
@@ -33,23 +30,12 @@ class Maml(Episodic):
 
     needs_images = True
 
-    def __init__(self, experiment: Experiment, feature_dim: int):
-        super().__init__(experiment, feature_dim)
-        self.head = zero_head(feature_dim, self.way)
-        self.steps, self.rate = experiment.inner_steps, experiment.inner_rate
-        self.second_order, self.tasks_per_step = experiment.second_order, experiment.tasks_per_step
-
-    def loss(self, backbone: nn.Module, images: SourceImages, batch: Episodes) -> Tensor:
-        """Mean over the queries of T episodes."""
-        rows = torch.cat([batch.support, batch.query], 2)  # [T, way, shot + query]
-        pixels = images(rows.flatten()).unflatten(0, rows.shape)
-        with torch.no_grad():
-            backbone(pixels[0].flatten(0, 1))
-        return self.criterion(self.episode_scores(backbone, pixels, self.shot), self.query)
-
     def episode_scores(self, backbone: nn.Module, pixels: Tensor, shot: int) -> Tensor:
         """Logits of the adapted network [T, way * query, way]; see `Episodic.episode_scores`."""
-        check_way(self.way, pixels.shape[1])
+        self.check_way(pixels.shape[1])
+        if backbone.training:
+            with torch.no_grad():  # for the running statistics
+                backbone(pixels[0].flatten(0, 1))
         network = nn.Sequential(backbone, self.head)
         with batch_statistics(network):
             return torch.stack([self._one(network, episode, shot) for episode in pixels])
@@ -57,7 +43,7 @@ class Maml(Episodic):
     def _one(self, network: nn.Module, pixels: Tensor, shot: int) -> Tensor:
         """Logits [way * query, way] of one episode [way, shot + query, channels, H, W]."""
         shots, queries = (part.flatten(0, 1) for part in pixels.tensor_split([shot], 1))
-        labels = shot_labels(len(pixels), shot, pixels.device)
+        labels = places(len(pixels), shot, pixels.device)
 
         def logits(parameters, images):
             return torch.func.functional_call(network, parameters, (images,)).float()

@@ -25,15 +25,14 @@ class Matching(Episodic):
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        self.distance = experiment.distance
         self.log_scale = nn.Parameter(torch.tensor(math.log(experiment.scale)), requires_grad=experiment.learn_scale)
 
     def scores(self, support: Tensor, queries: Tensor) -> Tensor:
         """Log-probabilities of the classes, up to a constant per query."""
         shots = support.flatten(1, 2)  # [T, way * shot, D]
-        if self.distance == "squared_euclidean":
+        if self.experiment.distance == "squared_euclidean":
             similarity = -squared_distances(queries, shots)
         else:
-            queries = F.normalize(queries, dim=-1) if self.distance == "cosine" else queries
+            queries = F.normalize(queries, dim=-1) if self.experiment.distance == "cosine" else queries
             similarity = queries @ F.normalize(shots, dim=-1).mT
         return (self.log_scale.exp() * similarity).unflatten(2, support.shape[1:3]).logsumexp(3)

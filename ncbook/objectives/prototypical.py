@@ -5,7 +5,6 @@ Built by `ncbook.objectives.build`; the second source of the workbook (Medepalli
 
 from torch import Tensor
 
-from ncbook.experiment import Experiment
 from ncbook.objectives.episodic import Episodic, squared_distances
 
 SMALLEST = 1e-12  # squared distance below which the root is flat: it has no gradient at 0
@@ -19,13 +18,9 @@ class Prototypical(Episodic):
     ``distance="euclidean"`` the distances are not squared, as the report prints them (its code squares them).
     """
 
-    def __init__(self, experiment: Experiment, feature_dim: int):
-        super().__init__(experiment, feature_dim)
-        self.squared = experiment.distance == "squared_euclidean"
-
     def scores(self, support: Tensor, queries: Tensor) -> Tensor:
         """Negative distances from the class means."""
         distances = squared_distances(queries, support.mean(2))
-        if self.squared:
+        if self.experiment.distance == "squared_euclidean":
             return -distances
         return -(distances + queries.square().sum(-1, keepdim=True)).clamp_min(SMALLEST).sqrt()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncbook.experiment import Experiment
-from ncbook.objectives.episodic import Episodic, true_classes
+from ncbook.objectives.episodic import Episodic, places
 
 
 class Relation(Episodic):
@@ -42,5 +42,6 @@ class Relation(Episodic):
 
     def criterion(self, scores: Tensor, query: int) -> Tensor:
         """Mean squared error over all pairs of a query and a class."""
-        same = F.one_hot(true_classes(scores, query), scores.shape[-1]).to(scores)
-        return F.mse_loss(scores.sigmoid(), same)
+        way = scores.shape[2]
+        same = F.one_hot(places(way, query, scores.device), way).to(scores)  # [way * query, way]
+        return F.mse_loss(scores.sigmoid(), same.expand_as(scores))

@@ -33,13 +33,12 @@ class SupervisedContrastive(CrossEntropy):
 
     def __init__(self, experiment: Experiment, feature_dim: int):
         super().__init__(experiment, feature_dim)
-        self.temperature = experiment.temperature
         self.projector = nn.Sequential(
             nn.Linear(feature_dim, feature_dim),
             nn.ReLU(),
             nn.Linear(feature_dim, min(PROJECTED, feature_dim)),
         )
-        self.chance_loss += math.log(2 * self.batch_size - 1)  # all views alike
+        self.chance_loss += math.log(2 * experiment.batch_size - 1)  # all views alike
 
     def loss(self, backbone: nn.Module, images: SourceImages, batch: Tensor) -> Tensor:
         """Mean over two views of each row of a batch, which share one forward pass."""
@@ -48,7 +47,7 @@ class SupervisedContrastive(CrossEntropy):
     def criterion(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean over views."""
         with torch.autocast(features.device.type, enabled=False):
-            contrast = supervised_contrast(self.project(features.float()), labels, self.temperature)
+            contrast = supervised_contrast(self.project(features.float()), labels, self.experiment.temperature)
         return contrast + super().criterion(features.detach(), labels)
 
     def project(self, features: Tensor) -> Tensor:

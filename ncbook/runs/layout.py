@@ -23,7 +23,6 @@ from pathlib import Path
 import platformdirs
 
 from ncbook import datasets
-from ncbook._files import DamagedFileError
 from ncbook.datasets import ImageClasses
 from ncbook.experiment import Experiment
 
@@ -95,16 +94,9 @@ def foreign_entries(directory: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(directory) if not _is_file(entry, _FILE, _HALF_WRITTEN))
 
 
-def own_entries(directory: Path) -> list[str]:
-    """Names in a run's folder that the package uses, whatever lies there."""
-    return sorted(entry.name for entry in os.scandir(directory) if _FILE.fullmatch(entry.name))
-
-
-def refuse_what_is_no_file(directory: Path) -> None:
-    """Refuse a folder, a link or a pipe in the place of one of a run's files: nothing could be written there."""
-    for path in (directory / name for name in own_entries(directory)):
-        if path.is_symlink() or not path.is_file():
-            raise DamagedFileError(f"{path} is no file")
+def own_entries(directory: Path) -> list[Path]:
+    """What lies in a run's folder under a name that the package uses, files or not."""
+    return sorted(Path(entry.path) for entry in os.scandir(directory) if _FILE.fullmatch(entry.name))
 
 
 def weights_path(directory: Path, epoch: int) -> Path:

@@ -35,9 +35,8 @@ class Runs(pd.DataFrame):
     def _brief(self) -> pd.DataFrame:
         if not {*_FIRST, "directory", "n_source"} <= {*self} or not self.columns.is_unique:  # a reader's own selection
             return pd.DataFrame(self)
-        first = [name for name in _FIRST if name in self]
-        others = (name for name in self if name not in [*first, "directory"])
-        return pd.DataFrame(self)[[*first, *(name for name in others if self[name].astype(str).nunique() > 1)]]
+        others = (name for name in self if name not in [*_FIRST, "directory"])
+        return pd.DataFrame(self)[[*_FIRST, *(name for name in others if self[name].astype(str).nunique() > 1)]]
 
     def __repr__(self) -> str:
         brief = self._brief()

@@ -65,10 +65,13 @@ class Store:
         _files.make_folder(self.directory)
         for path in layout.half_written(self.directory):
             path.unlink()
-        if not layout.own_entries(self.directory):
+        files = layout.own_entries(self.directory)
+        if not files:
             return None
         try:
-            layout.refuse_what_is_no_file(self.directory)
+            for path in files:
+                if path.is_symlink() or not path.is_file():  # a folder or a pipe: nothing could be written there
+                    raise DamagedFileError(f"{path} is no file")
             run = Run(self.directory)
             _refuse_other_run(run)
             for epoch in run.saved_epochs:

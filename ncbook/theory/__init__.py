@@ -1,4 +1,4 @@
-"""The right-hand side of each inequality: from CDNV and sample counts to few-shot error. Pure; torch alone.
+"""The right-hand side of each inequality: from CDNV and sample counts to few-shot error. Pure; torch and SciPy alone.
 
 Called by notebooks and by what compares a bound with a measurement; touches tensors only. Measured sides are
 `ncbook.fewshot.pair_errors`, `gaussian_error` (exact, Gaussian classes) and `distributions.errors` (exact, classes of a

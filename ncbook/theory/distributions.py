@@ -3,12 +3,14 @@
 Used by notebooks/appendix/tightness.ipynb and by tests that look for violations.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ncbook._checks import check_real, check_whole
 
@@ -148,14 +150,10 @@ def _errors(distributions: Distributions, counts: Tensor, coefficients: Tensor, 
 
 
 def _placements(shots: int, points: int) -> Tensor:
-    """All counts [M, K] of sum ``shots``."""
-    if points == 1:
-        return torch.tensor([[shots]])
-    rows = []
-    for here in range(shots + 1):
-        rest = _placements(shots - here, points - 1)
-        rows.append(torch.cat([torch.full((len(rest), 1), here), rest], 1))
-    return torch.cat(rows)
+    """All counts [M, K] of sum ``shots``: the shots in a row, with K - 1 bars between those of different points."""
+    last = shots + points - 1
+    bars = [(-1, *places, last) for places in itertools.combinations(range(last), points - 1)]
+    return torch.tensor(bars).diff(dim=1) - 1
 
 
 class Frontier(NamedTuple):
@@ -195,7 +193,7 @@ def search(
     Args:
         level: moments of L distributions -> [L, 2, 2]; the entry of the pair counts. A bound, or ``lambda m: m.cdnv``.
         shot: n >= 1.
-        points: K, points of a class.
+        points: K, points of a class, at least 2.
         dim: D.
         low, high, bins: logarithmic bins of the level.
         rounds: generations.
@@ -207,14 +205,15 @@ def search(
         Frontier, with the bins that were reached.
 
     Raises:
-        ValueError: as `errors`, and counts below one.
+        ValueError: as `errors`, and counts that are too small.
 
     Example:
         >>> found = search(lambda m: m.cdnv, shot=1, rounds=50, seed=0)
         >>> bool((found.error <= 4 * 2 * found.level / (1 + 4 * found.level)).all())  # B1 with n = 1
         True
     """
-    for name, value in dict(points=points, dim=dim, bins=bins, rounds=rounds, children=children).items():
+    check_whole("points", points, 2)
+    for name, value in dict(dim=dim, bins=bins, rounds=rounds, children=children).items():
         check_whole(name, value, 1)
     check_real("high", high, check_real("low", low, 0, above_low=True), above_low=True)
     generator = torch.Generator().manual_seed(seed)
@@ -272,11 +271,6 @@ def _normalized(distributions: Distributions) -> Distributions:
 
 def _embedded(distributions: Distributions, points: int, dim: int) -> Distributions:
     """The distributions with further points of weight 0 and further coordinates of 0."""
-    n, _, k, d = distributions.points.shape
-    if points < k:
-        distributions = distributions[:0]
-        k = points
-    x = torch.zeros(len(distributions.points), 2, points, dim, dtype=torch.float64)
-    w = torch.zeros(len(distributions.points), 2, points, dtype=torch.float64)
-    x[:, :, :k, :d], w[:, :, :k] = distributions.points[:, :, :k], distributions.weights[:, :, :k]
-    return Distributions(x, w)
+    k, d = distributions.points.shape[2:]
+    x = F.pad(distributions.points, (0, dim - d, 0, points - k))
+    return Distributions(x, F.pad(distributions.weights, (0, points - k)))

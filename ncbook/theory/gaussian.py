@@ -88,12 +88,19 @@ def _covariance(name: str, value: Tensor, gap: Tensor) -> Tensor:
 
 def _one_sided(gap: Tensor, own: Tensor, rival: Tensor, shot: int) -> float:
     """P[|x - m_1| >= |x - m_2|] for x of class 1."""
+    from scipy.optimize import minimize_scalar  # half a second to import
+
     if not bool(own.any()):  # x = m_1 always
         return 0.0
     constant, curvature, slope = _margin(gap, own, rival, shot)
     log_m = _Log(constant, curvature, slope)
-    kappa = _saddle(log_m, 1 / (2 * float(curvature.min())))
-    height = float(log_m(torch.tensor([kappa], dtype=torch.complex128)).real) - math.log(-kappa)
+
+    def height_at(s: float) -> float:  # ln |M(s) / -s|, convex on the real line
+        return float(log_m(curvature.new_tensor([s]))) - math.log(-s)
+
+    wall = 1 / (2 * float(curvature.min()))  # M exists from here to 0
+    kappa = minimize_scalar(height_at, bounds=(wall, 0), method="bounded", options={"xatol": 0}).x
+    height = height_at(kappa)
     width = 1 / math.sqrt(log_m.second(kappa) + 1 / kappa**2)
     # where no noise reaches a part of the gap, exp(s rest) only turns: bent to the left it dies away
     bend = 0.5 if log_m.constant > 0 else 0.0
@@ -153,26 +160,7 @@ class _Log:
         terms = -self.count * rest.log() / 2 + s[:, None] * self.shift / rest
         return s * self.constant + s.square() * self.linear / 2 + terms.sum(1)
 
-    def first(self, s: float) -> float:
-        rest = 1 - 2 * s * self.curvature
-        terms = self.count * self.curvature / rest + self.shift / rest.square()
-        return self.constant + s * float(self.linear) + float(terms.sum())
-
     def second(self, s: float) -> float:
         rest = 1 - 2 * s * self.curvature
         terms = 2 * self.count * (self.curvature / rest).square() + 4 * self.shift * self.curvature / rest.pow(3)
         return float(self.linear) + float(terms.sum())
-
-
-def _saddle(log_m: _Log, wall: float) -> float:
-    """Where (ln M(s) - ln(-s))' = 0 in (wall, 0): the convex function's minimum, by bisection."""
-    low, high = wall, 0.0
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        if log_m.first(middle) < 1 / middle:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncbook import collapse
 from ncbook.collapse.moments import power_of_two
+from ncbook.collapse.pairs import directional_cdnv_of_pairs, variances_towards_means
+from ncbook.collapse.sample import Sample
 
 _NUMBERS_AT_ONCE = 2**24  # of the covariances held at a time
 
@@ -41,6 +42,7 @@ class PairMoments(NamedTuple):
         return _no_diagonal(pairs.masked_fill(self.squared_distance == 0, torch.inf))
 
     @classmethod
+    @torch.no_grad()
     def of_features(cls, features: Tensor, labels: Tensor) -> "PairMoments":
         """Of samples, taken as the population: shots and queries are then drawn from them with replacement.
 
@@ -51,25 +53,22 @@ class PairMoments(NamedTuple):
         Raises:
             ValueError: as `ncbook.collapse.directional_cdnv_matrix`.
         """
-        directional = collapse.directional_cdnv_matrix(features, labels)  # also refuses what are not classes
-        labels = labels.to(features.device)
-        classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
-        x = features.detach().double()
-        means = x.new_zeros(len(classes), x.shape[1]).index_add_(0, index, x) / counts[:, None]
-        unit = _unit(means)
-        x, means = x * unit, means * unit
-        residuals = x - means[index]  # [N, D]
+        sample = Sample(features, labels, least=2)
+        means, counts = sample.means, sample.counts
+        along = variances_towards_means(sample)
+        directional_cdnv_of_pairs(sample.moments(), along)  # refuses equal means
+        residuals = torch.cat([rows for rows, _ in sample.residuals()])  # [N, D]
         squares = residuals.square().sum(1)  # [N]
-        sums = x.new_zeros(len(classes), 2).index_add_(0, index, torch.stack([squares, squares.square()], 1))
-        cubed = x.new_zeros(means.shape).index_add_(0, index, squares[:, None] * residuals) / counts[:, None]
+        fourth = torch.zeros_like(counts).index_add_(0, sample.index, squares.square()) / counts
+        cubed = torch.zeros_like(means).index_add_(0, sample.index, squares[:, None] * residuals) / counts[:, None]
         towards = cubed @ means.T  # E[|eta_i|^2 eta_i] against every mean
         distance = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square().fill_diagonal_(1.0)
         return cls(
             squared_distance=distance,
-            variance=sums[:, 0] / counts,
-            along=torch.where(distance > 0, directional * distance.square(), 0.0).fill_diagonal_(0.0),
-            products=_products(residuals, index, counts),
-            fourth=sums[:, 1] / counts,
+            variance=sample.variances,
+            along=along,
+            products=_products(residuals, sample.index, counts),
+            fourth=fourth,
             skew=towards.diagonal()[:, None] - towards,
         )
 
@@ -125,7 +124,7 @@ def _products(residuals: Tensor, index: Tensor, counts: Tensor) -> Tensor:
     """tr(Sigma_i Sigma_j) [C, C]; a block of rows of all covariances at a time."""
     n_classes, dim = len(counts), residuals.shape[1]
     order = index.argsort(stable=True)
-    by_class = residuals[order].split(counts.tolist())
+    by_class = residuals[order].split(counts.long().tolist())
     products = residuals.new_zeros(n_classes, n_classes)
     step = max(1, _NUMBERS_AT_ONCE // (n_classes * dim))
     for first in range(0, dim, step):

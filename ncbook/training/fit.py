@@ -81,12 +81,8 @@ def train(
     target = resolve_device(device)
     threads = threads if threads is None else check_whole("threads", threads, 1, MOST_THREADS)
     layout.resolve_runs_dir(runs_dir)
-    images = images if handed_over else datasets.load_for(experiment)
-    return _train(experiment, images, handed_over, runs_dir, device, target, threads)
-
-
-def _train(experiment: Experiment, images: ImageClasses, handed_over: bool, runs_dir, device, target, threads) -> Run:
-    """What `train` does, of checked arguments; first the same for the teacher, where there is one."""
+    if not handed_over:
+        images = datasets.load_for(experiment)
     directory = runs.locate(experiment, runs_dir, images)
     if run := runs.find(directory, images, device):
         return run
@@ -96,15 +92,15 @@ def _train(experiment: Experiment, images: ImageClasses, handed_over: bool, runs
     about = {"fingerprint": images.fingerprint, "images_handed_over": handed_over}
     teacher = None
     if experiment.teacher:
-        teacher = _train(experiment.teacher, images, handed_over, runs_dir, device, target, threads)
+        own = images if handed_over else None
+        teacher = train(experiment.teacher, images=own, runs_dir=runs_dir, device=device, threads=threads)
         about["teacher"] = teacher.directory.name
     with runs.Lock(directory), _ONE_AT_A_TIME:
-        run = runs.find(directory, images, device)  # another process may have finished it meanwhile
-        if run is None:
-            with _random_numbers_and_threads_put_back(target), reproducible(target):
-                _fit(Store(directory), experiment, splits, about, target, threads, teacher)
-            run = Run(directory, images=images, device=device)
-    return run
+        if run := runs.find(directory, images, device):  # another process has finished it meanwhile
+            return run
+        with _random_numbers_and_threads_put_back(target), reproducible(target):
+            _fit(Store(directory), experiment, splits, about, target, threads, teacher)
+        return Run(directory, images=images, device=device)
 
 
 def _refuse_what_cannot_be_trained(experiment: Experiment, splits: ClassSplit) -> None:
@@ -192,9 +188,11 @@ def _run_to_the_end(trainer: Trainer, store: Store, splits: ClassSplit, measured
             except UndefinedLoss as error:
                 raise _diverged(trainer, store, str(error)) from error
             ended = trainer.step == 0
-            bar.advance(1, f"loss {trainer.mean_loss():.3f}" if ended else "")
+            loss = trainer.mean_loss() if ended else None
+            bar.advance(1, f"loss {loss:.3f}" if ended else "")
             if ended:
-                _refuse_diverged(trainer, store)
+                if not loss < DIVERGED * trainer.objective.chance_loss:
+                    raise _diverged(trainer, store, f"the loss is {loss:.4g}")
                 if trainer.epoch in measured:
                     measured_at = _measure(trainer, store, splits, measured_at)
             due = signals.pending is not None or time.monotonic() - saved_at > CHECKPOINT_SECONDS
@@ -227,12 +225,6 @@ def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -
     seconds = {"seconds": now - since, "measuring": now - began}
     store.save_measurement(trainer.epoch, step, rows, trainer.weights(), kept, **seconds)
     return now
-
-
-def _refuse_diverged(trainer: Trainer, store: Store) -> None:
-    loss = trainer.mean_loss()
-    if not loss < DIVERGED * trainer.objective.chance_loss:
-        raise _diverged(trainer, store, f"the loss is {loss:.4g}")
 
 
 def _diverged(trainer: Trainer, store: Store, what: str) -> DivergedError:

@@ -42,10 +42,9 @@ def measure(features: Tensor, labels: Tensor, objective: Objective | None = None
         samples.
     """
     logits = None if objective is None else objective.logits(features)
-    if logits is None:
-        values = collapse.summary(features, labels)
-    else:
-        values = collapse.summary(features, labels, weight=objective.weight, logits=logits)
+    weight = None if objective is None else objective.weight
+    values = collapse.summary(features, labels, weight=weight, logits=logits)
+    if logits is not None:
         values["loss"] = F.cross_entropy(logits.float(), labels)
         values["accuracy"] = (logits.argmax(1) == labels).double().mean()
     counts = labels.bincount()

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncbook import backbones, catalog, features, objectives
 from ncbook._checks import check_choice
@@ -33,13 +33,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """Name of the dtype that training computes in; "auto": bfloat16 where the hardware multiplies in it."""
     if check_choice("precision", precision, catalog.PRECISIONS) != "auto":
         return precision
+    native = False
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    else:
-        native = False
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bfloat16" if native else "float32"
 
 
@@ -101,7 +100,8 @@ class Trainer:
         self.objective = objectives.build(experiment, self.backbone.feature_dim)
         self.backbone.to(self.device, memory_format=torch.channels_last)
         self.objective.to(self.device)
-        self.optimizer = _optimizer(experiment, list(self._parameters().values()))
+        self._trained = nn.ModuleDict({"backbone": self.backbone, "objective": self.objective})
+        self.optimizer = _optimizer(experiment, list(self._trained.parameters()))
         self.images = AugmentedImages(images, labels, experiment.augmentation, self.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
         default = max(1, round(catalog.DATASETS[experiment.dataset].steps / self.steps_per_epoch))
@@ -119,7 +119,8 @@ class Trainer:
         """Make one step."""
         if self._remaining is None:
             self._begin_epoch()
-        factor = learning_rate_factor(self.experiment.schedule, self._progress(), self.epoch)
+        behind, last = self.epoch * self.steps_per_epoch + self.step, self.epochs * self.steps_per_epoch - 1
+        factor = learning_rate_factor(self.experiment.schedule, behind / max(1, last), self.epoch)
         rate = self.experiment.learning_rate * factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -134,18 +135,14 @@ class Trainer:
 
     def weights(self) -> dict[str, Tensor]:
         """Weights and buffers of the backbone and of the objective, by name."""
-        modules = {"backbone": self.backbone, "objective": self.objective}
-        return {
-            f"{part}.{name}": value for part, module in modules.items() for name, value in module.state_dict().items()
-        }
+        return self._trained.state_dict()
 
     def state(self) -> dict[str, Tensor | int]:
         """All that the rest of the training depends on: numbers of steps as int, and tensors, by name."""
         state = {"epoch": self.epoch, "step": self.step, **self.weights()}
-        for name, parameter in self._parameters().items():
+        for name, parameter in self._trained.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
-                if value is not None:
-                    state[f"optimizer.{key}.{name}"] = value
+                state[f"optimizer.{key}.{name}"] = value
         if self._remaining is not None:  # within an epoch
             state |= {"noise": self.images.noise.get_state(), "random": torch.get_rng_state(), "loss": self._loss_sum}
             if self.device.type == "cuda":
@@ -154,13 +151,13 @@ class Trainer:
 
     def load_state(self, state: dict[str, Tensor | int]) -> None:
         """Go on from what `state` gave."""
-        for part, module in (("backbone", self.backbone), ("objective", self.objective)):
-            module.load_state_dict(_below(state, part))
-        for key in {name.split(".")[1] for name in state if name.startswith("optimizer.")}:
-            values = _below(state, f"optimizer.{key}")
-            for name, parameter in self._parameters().items():
-                if name in values:
-                    self.optimizer.state[parameter][key] = _laid_out_like(parameter, values[name])
+        weights = {name: value for name, value in state.items() if name.startswith(("backbone.", "objective."))}
+        self._trained.load_state_dict(weights)
+        parameters = dict(self._trained.named_parameters())
+        for name in state:
+            if name.startswith("optimizer."):
+                _, key, of = name.split(".", 2)
+                self.optimizer.state[parameters[of]][key] = _laid_out_like(parameters[of], state[name])
         self.epoch, self.step, self._remaining = state["epoch"], state["step"], None
         if self.step:
             self._begin_epoch()
@@ -182,29 +179,17 @@ class Trainer:
         self.optimizer.step()
         return loss.detach()
 
-    def _progress(self) -> float:
-        """Fraction of all steps behind us, 1 at the last one."""
-        steps = self.epochs * self.steps_per_epoch
-        return (self.epoch * self.steps_per_epoch + self.step) / max(1, steps - 1)
-
     def _begin_epoch(self) -> None:
         seed = derived_seed(self.experiment.seed, "epoch", self.epoch + 1)
         torch.manual_seed(seed)  # for layers that draw random numbers
         self._remaining = self._batches(self.epoch + 1)
         self.images.noise = torch.Generator().manual_seed(seed)
         self._loss_sum = torch.zeros((), device=self.device)
-        self.backbone.train()
-        self.objective.train()
+        self._trained.train()
 
     def _batches(self, epoch: int):
         seed = derived_seed(self.experiment.seed, "epoch", epoch)
         return self.objective.batches(self.images.labels, torch.Generator().manual_seed(seed))
-
-    def _parameters(self) -> dict[str, Tensor]:
-        modules = {"backbone": self.backbone, "objective": self.objective}
-        return {
-            f"{part}.{name}": value for part, module in modules.items() for name, value in module.named_parameters()
-        }
 
 
 def _optimizer(experiment: Experiment, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -215,14 +200,8 @@ def _optimizer(experiment: Experiment, parameters: list[Tensor]) -> torch.optim.
     return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **shared)
 
 
-def _below(state: dict, prefix: str) -> dict[str, Tensor]:
-    """Entries whose names begin with the prefix and a dot, without these."""
-    return {name.removeprefix(prefix + "."): value for name, value in state.items() if name.startswith(prefix + ".")}
-
-
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """On the parameter's device, and in its memory format, on which the bits of a fused step depend."""
-    value = value.to(parameter.device)
-    if value.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
-        return value.contiguous(memory_format=torch.channels_last)
-    return value.contiguous()
+    if value.shape != parameter.shape:  # a number of steps
+        return value.to(parameter.device)
+    return torch.empty_like(parameter).copy_(value)
