@@ -103,10 +103,8 @@ class _PreActivationBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels, width, 1, stride, bias=False) if changes else None
 
     def forward(self, x):
-        if self.shortcut is None:
-            return self.residual(self.first(x)) + x
-        x = self.first(x)
-        return self.residual(x) + self.shortcut(x)
+        inner = self.first(x)
+        return self.residual(inner) + (x if self.shortcut is None else self.shortcut(inner))
 
 
 class WideResNet(nn.Sequential):
