@@ -390,6 +390,25 @@ def test_one_far_sample_takes_no_digits_from_the_others(distance, dim):
     assert float(collapse.variability_collapse_index(x, y)) == pytest.approx(vci, rel=1e-4)
 
 
+@pytest.mark.parametrize(("n_classes", "dim", "distance"), [(5, 8, 1e6), (10, 32, 1e5)])
+def test_far_samples_along_one_line_take_no_digits_from_vci(n_classes, dim, distance):
+    """The row of S_W that they fill stands beside variances of 1, where Σ_T must not be inverted."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n_classes).repeat(200)
+    x = torch.randn(n_classes, dim, generator=generator, dtype=torch.float64)[y]
+    x += torch.randn(len(y), dim, generator=generator, dtype=torch.float64)
+    x[:n_classes] += distance
+    means = torch.stack([x[y == c].mean(0) for c in range(n_classes)])
+    between = (means - means.mean(0)) / n_classes**0.5
+    rows = torch.cat([(x - means[y]) / len(y) ** 0.5, between])  # rows.T @ rows = Σ_T, never formed
+    explained = torch.linalg.qr(rows).Q[len(y) :].square().sum()  # tr(Σ_T^-1 S_B)
+    expected = 1 - float(explained) / (n_classes - 1)
+    assert float(collapse.variability_collapse_index(x, y)) == pytest.approx(expected, rel=1e-5)
+    metrics = collapse.CollapseMetrics(n_classes, dim)
+    metrics.update(x, y)
+    assert float(metrics.compute()["variability_collapse_index"]) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("dead", [0, 2])
 @pytest.mark.parametrize("n_classes", [4, 9], ids="C={}".format)
 @pytest.mark.parametrize("spread", [1.0, 1e-4, 1e-7])

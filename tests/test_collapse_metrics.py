@@ -509,6 +509,18 @@ def test_changing_the_default_dtype_changes_nothing():
     assert_equal(metrics.compute(), x, y)
 
 
+def test_casting_a_model_moves_the_metric_within_it_and_casts_nothing():
+    x, y = sample()
+    model = torch.nn.ModuleList([accumulated(x[:100], y[:100])]).to(torch.bfloat16)
+    metrics = model[0].to(torch.float32)
+    metrics.update(x[100:], y[100:])
+    assert_equal(metrics.compute(), x, y)
+    second = metrics.second_pass().to(torch.float16)
+    second.update(x, y)
+    torch.testing.assert_close(second.compute()["directional_cdnv"], collapse.directional_cdnv(x, y), rtol=1e-5, atol=0)
+    assert metrics.to("meta").moment.device.type == "meta"
+
+
 def test_memory_does_not_grow_with_samples():
     metrics = collapse.CollapseMetrics(N_CLASSES, DIM)
     x, y = sample(n=1000, dtype=torch.bfloat16)
@@ -569,6 +581,24 @@ def test_two_processes_equal_one(tmp_path):
 
 
 # Bad input
+
+
+def test_a_bad_row_in_a_later_block_leaves_both_passes_as_they_were():
+    x, y = sample(n=20_000)
+    metrics = accumulated(x[:40], y[:40])
+    before = copy.deepcopy(metrics.metric_state)
+    broken = x.clone()
+    broken[17_500, 1] = torch.nan
+    with pytest.raises(ValueError, match="in 1 of .* rows, first in row 17500"):
+        metrics.update(broken, y)
+    torch.testing.assert_close(metrics.metric_state, before, rtol=0, atol=0)
+    metrics.update(x[40:], y[40:])
+    assert_equal(metrics.compute(), x, y)
+    second = metrics.second_pass()
+    with pytest.raises(ValueError, match="first in row 17500"):
+        second.update(broken, y)
+    second.update(x, y)
+    torch.testing.assert_close(second.compute()["directional_cdnv"], collapse.directional_cdnv(x, y), rtol=1e-5, atol=0)
 
 
 def test_bad_batches_leave_the_metric_as_it_was():

@@ -40,12 +40,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ncbook._checks import check_whole, describe_not_finite
 
-from .batches import check_batch, float32_is_precise, rounded_to_float32
+from .batches import FixedPrecision, check_batch, float32_is_precise, rounded_to_float32
 from .covariance import nc1_of, separation_fuzziness_of, trace_ratio_of, variability_collapse_index_of
 from .geometry import check_weight, gram_to_etf, nc3_of_means
 from .moments import Moments, power_of_two, projected
@@ -111,7 +110,7 @@ def _lower_quartile(values: Tensor) -> Tensor:
     return values.kthvalue(max(1, len(values) // 4)).values
 
 
-class CollapseMetrics(Metric):
+class CollapseMetrics(FixedPrecision):
     """CDNV, NC1, NC2 and their relatives in one pass over batches of features.
 
     ``update(features, labels)`` takes features [B, D] of any float dtype (half and bfloat16 count as float32) and
@@ -133,9 +132,8 @@ class CollapseMetrics(Metric):
         **kwargs: Of `torchmetrics.Metric` (``process_group``, ``sync_on_compute``, ...).
 
     Raises:
-        TypeError, ValueError: From ``update``, which then leaves the metric as it was (or, in a batch of more than 1024
-            rows, with the blocks before the faulty one): features not finite or not [B, dim], labels not [B] or out of
-            range. From ``compute``: as from the functions of `ncbook.collapse`.
+        TypeError, ValueError: From ``update``, which then leaves the metric as it was: features not finite or not
+            [B, dim], labels not [B] or out of range. From ``compute``: as from the functions of `ncbook.collapse`.
 
     Reference:
         Chan, Golub, LeVeque, "Algorithms for computing the sample variance", The American Statistician 1983, for sums
@@ -182,7 +180,20 @@ class CollapseMetrics(Metric):
         """Add a batch of features [B, D] with labels [B]."""
         labels = check_batch(features, labels, self.n_classes, self.dim, self.counts.device)
         most = _BLOCK_ROWS if features.device.type == "cpu" else _BLOCK_ROWS_GPU
-        features, start = features.detach(), 0
+        several = len(features) > (_FIRST_ROWS if self._far is None else most)
+        before = (self._copy_state_dict(), self._rows, self._next_look, self._far) if several else None
+        try:
+            self._add_blocks(features.detach(), labels, most)
+        except BaseException as error:
+            if before is not None:
+                state, self._rows, self._next_look, self._far = before
+                self.__dict__.update(state)
+            if isinstance(error, ValueError):  # of a block, whose rows are counted from its beginning
+                raise ValueError(describe_not_finite(features)) from None
+            raise
+
+    def _add_blocks(self, features: Tensor, labels: Tensor, most: int) -> None:
+        start = 0
         while start < len(features):
             rest = len(features) - start
             rows = -(-rest // -(-rest // (_FIRST_ROWS if self._far is None else most)))  # blocks of nearly equal size
@@ -425,10 +436,6 @@ class CollapseMetrics(Metric):
         """Load a state, of which is not known whether sums in float32 are precise enough."""
         self._forget_schedule()
         return super().load_state_dict(*args, **kwargs)
-
-    def set_dtype(self, dst_type: str | torch.dtype) -> "CollapseMetrics":
-        """Do nothing: which sums are float64 is part of the method."""
-        return self
 
     # torchmetrics' own hooks for `merge_state` and for synchronization between processes
 

@@ -1,9 +1,23 @@
-"""What the two passes over batches share: the check of a batch, and what float32 can hold. Called by both of them."""
+"""What the two passes over batches share: their precision, the check of a batch, what float32 can hold. Their base."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from ncbook._checks import check_features
+
+
+class FixedPrecision(Metric):
+    """A metric that can be moved, by itself or within a model, and not cast: which sums are float64 is the method."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args, **kwargs) -> Metric:
+        def moved(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            return new if new.dtype == tensor.dtype else tensor.to(new.device)
+
+        return super()._apply(moved, *args, **kwargs)
 
 
 def check_batch(features: Tensor, labels: Tensor, n_classes: int, dim: int, device: torch.device) -> Tensor:

@@ -172,10 +172,14 @@ def variability_collapse_index_of(moments: Moments) -> Tensor:
             beyond = torch.eye(dim, dtype=rows.dtype, device=rows.device) - rows.T @ to_rows
             across = within @ beyond
             both = beyond.T @ across
-            # Variances at the rounding level of S_W count as none.
-            floor = torch.finfo(within.dtype).eps * dim * float(within.detach().diagonal().max())
-            inverse = torch.linalg.pinv((both + both.T) / 2, atol=floor, rtol=0.0, hermitian=True)
-            within = within - across @ inverse @ across.T
+            both = (both + both.T) / 2
+            # Solved, not inverted: an inverse rounds what stands along small directions beside far larger ones. Where
+            # variances are at the rounding level of S_W, in V among them, there is nothing to be solved: filled up.
+            sizes, directions = torch.linalg.eigh(both.detach())
+            largest = float(within.detach().diagonal().max())
+            null = directions[:, sizes <= torch.finfo(within.dtype).eps * dim * largest]
+            filled = both + (largest or 1.0) * null @ null.T
+            within = within - across @ torch.linalg.solve(filled, across.T)
         ratio = to_rows @ within @ to_rows.T
     identity = torch.eye(len(ratio), dtype=rows.dtype, device=rows.device)
     return (torch.linalg.solve(identity + ratio, ratio).trace() / rank).clamp(0, 1)

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from ncbook._checks import describe_not_finite
 
-from .batches import check_batch, float32_is_precise, rounded_to_float32
+from .batches import FixedPrecision, check_batch, float32_is_precise, rounded_to_float32
 from .decisions import check_logits, disagreements
 from .moments import Moments, mean_off_diagonal, power_of_two
 from .pairs import directional_cdnv_of_pairs, scatter_towards_means
@@ -21,7 +20,7 @@ _BLOCK_ROWS = 8192  # rows of a larger batch that are worked on at a time
 _NEAREST = 2**-8  # distance of two means, as a fraction of the largest from the center, below which float64 computes
 
 
-class SecondPass(Metric):
+class SecondPass(FixedPrecision):
     """Directional CDNV and NC4 about fixed class means: made by `CollapseMetrics.second_pass`.
 
     ``update(features, labels, logits=None)`` takes the same samples again, in any batches, and for NC4 the
@@ -96,25 +95,27 @@ class SecondPass(Metric):
             logits = logits[:, self.classes] if logits is not None else None
         means = self.means / self.unit
         in_float32 = float32_is_precise() and 2.0**-110 < self.unit < 2.0**110 and not self._far_means
+        scatter, differing = torch.zeros_like(self.scatter), torch.zeros_like(self.differing)
         for start in range(0, len(features), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
             x = features.detach()[block]
             x = x.float() if in_float32 and x.dtype != torch.float64 else x.double()
             if logits is not None:
-                differing = disagreements(x, self.means, logits[block], unit=self.unit, dtype=x.dtype)
+                differing += disagreements(x, self.means, logits[block], unit=self.unit, dtype=x.dtype)
             if self.directional:
                 y = labels[block]
                 residuals = x - rounded_to_float32(means).to(x.dtype).index_select(0, y)
                 towards = ((self.means - self.means.mean(0)) * self.unit).to(x.dtype)
                 with torch.autocast(x.device.type, enabled=False):
-                    scatter = scatter_towards_means([(residuals, y)], towards)
-                if not scatter.sum().isfinite():
-                    raise ValueError(describe_not_finite(x))
-                self.scatter += scatter
-                self.counts += torch.bincount(y, minlength=len(self.counts))
-            if logits is not None:
-                self.differing += differing
-                self.decided += len(x)
+                    scatter += scatter_towards_means([(residuals, y)], towards)
+        if not scatter.sum().isfinite():
+            raise ValueError(describe_not_finite(features))
+        if self.directional:
+            self.scatter += scatter
+            self.counts += torch.bincount(labels, minlength=len(self.counts))
+        if logits is not None:
+            self.differing += differing
+            self.decided += len(features)
 
     def compute(self) -> dict[str, Tensor]:
         """Directional CDNV and, if logits came, NC4 of all samples so far."""
