@@ -19,6 +19,11 @@ installation.check_pair()
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+# A relative path is meant from where the process began, also after it has gone elsewhere.
+for _folder in ("NCBOOK_DATA", "NCBOOK_RUNS", "NCBOOK_CACHE", "NCBOOK_FIGURES"):
+    if os.environ.get(_folder):
+        os.environ[_folder] = os.path.abspath(os.path.expanduser(os.environ[_folder]))
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[

@@ -23,15 +23,16 @@ _LARGEST = 2**53  # of whole numbers without another limit: sums of a few of the
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
-    """Say what is allowed, the nearest valid name first.
+    """Say what is allowed, the nearest valid name first, in whatever case it came.
 
     Example:
-        >>> nearest("conv5", ["conv4", "resnet12"])
+        >>> nearest("CONV5", ["conv4", "resnet12"])
         "did you mean 'conv4'? allowed: conv4, resnet12"
     """
     allowed = list(allowed)
-    close = difflib.get_close_matches(str(name), allowed, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + (", ".join(allowed) or "none")
+    lower = {other.lower(): other for other in allowed}
+    close = difflib.get_close_matches(name.lower() if isinstance(name, str) else "", lower, n=1)
+    return (f"did you mean {lower[close[0]]!r}? " if close else "") + "allowed: " + (", ".join(allowed) or "none")
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str], known_as: Mapping[str, str] | None = None) -> str:

@@ -59,11 +59,14 @@ class ImageClasses:
         if len(set(self.class_names)) != n_classes:
             repeated = next(name for name in self.class_names if self.class_names.count(name) > 1)
             raise ValueError(f"class_names has {repeated!r} more than once; allowed: names that are all different")
-        if n and (self.labels.diff().lt(0).any() or self.labels[0] < 0 or self.labels[-1] >= n_classes):
-            raise ValueError(
-                f"labels are from {int(self.labels.min())} to {int(self.labels.max())}; allowed: in ascending order, "
-                f"from 0 to at most {n_classes - 1} ({n_classes} classes have names)"
-            )
+        descents = self.labels.diff().lt(0).nonzero()
+        if len(descents):
+            first = int(descents[0])
+            came = f"labels are {int(self.labels[first])} in row {first} and {int(self.labels[first + 1])} in the next"
+            raise ValueError(f"{came}; allowed: in ascending order (rows = labels.argsort(stable=True) sorts them)")
+        if n and (self.labels[0] < 0 or self.labels[-1] >= n_classes):
+            came = f"labels are from {int(self.labels[0])} to {int(self.labels[-1])}"
+            raise ValueError(f"{came}; allowed: from 0 to at most {n_classes - 1} ({n_classes} classes have names)")
 
     @cached_property
     def fingerprint(self) -> str:

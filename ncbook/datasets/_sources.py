@@ -98,7 +98,7 @@ def find_files(
     files = find(folder)
     if files is not None:
         return files
-    reason = "no download was tried" if fetch else "it has no official download"
+    reason = "no download was tried: download=True tries one" if fetch else "it has no official download"
     if fetch and (download or (download is None and chosen_root(root) is None)):
         reason = fetch(folder)
         files = find(folder)

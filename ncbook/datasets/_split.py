@@ -40,7 +40,8 @@ def split(
         n_novel: number of novel classes: 0, or at least 2. None: as many as there are beside the source classes (and
             the validation classes, if ``n_validation`` is a number), at most 100; none if there are fewer than 2.
         class_seed: chooses the classes; at least 0.
-        n_validation: number of validation classes. None: as many as there are besides, at most 20.
+        n_validation: number of validation classes: 0, or at least 2. None: as many as there are besides, at most 20; none if
+            there are fewer than 2.
         samples_per_class: training samples of each source class: the first so many; None: all that are not held out.
 
     Returns:
@@ -70,11 +71,11 @@ def split_classes(
     class_seed = check_whole("class_seed", class_seed, 0)
     if samples_per_class is not None:
         check_whole("samples_per_class", samples_per_class, 2)
-    if n_novel == 1:
-        raise ValueError("n_novel=1; allowed: 0, or at least 2")
+    for parameter, value in (("n_novel", n_novel), ("n_validation", n_validation)):
+        if value == 1:
+            raise ValueError(f"{parameter}=1; allowed: 0, or at least 2")
     order = {kind: _class_order(images, candidates, class_seed) for kind, candidates in _candidates(images).items()}
     numbers = f"n_source={n_source}, n_novel={n_novel} and n_validation={n_validation}"
-    hint = " (n_novel=None: what is to spare)" if n_novel and n_source <= len(order["source"]) else ""
     if images.official is None:
         total = len(images.class_names)
         has = f"has {total} classes"
@@ -82,12 +83,15 @@ def split_classes(
     else:
         has = "has " + ", ".join(f"{len(order[kind])} official {kind}" for kind in KINDS) + " classes"
         available = len(order["novel"])
+    hint = f" (n_novel at most {available})" if (n_novel or 0) > available >= 2 else ""
     if n_novel is None:
         n_novel = min(catalog.MOST_NOVEL, available) if available >= 2 else 0
     source, novel = order["source"][::-1][:n_source], order["novel"][:n_novel]
     taken = {*source, *novel}
     spare = [label for label in order["validation"] if label not in taken]
     validation = spare[: catalog.MOST_VALIDATION if n_validation is None else n_validation]
+    if n_validation is None and len(validation) == 1:
+        validation = []
     if len(taken) < n_source + n_novel or len(validation) < (n_validation or 0):
         raise ValueError(f"{numbers} ask for more classes than there are: the data set {name} {has}{hint}")
     return ClassSplit(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ncbook._checks import named_arguments
-from ncbook._files import read_json, storage_error
+from ncbook._files import read_about, read_json, storage_error
 from ncbook.datasets import ImageClasses
 from ncbook.experiment import Experiment
 from ncbook.runs import layout
@@ -72,13 +72,21 @@ def _row(directory: Path) -> dict:
     try:
         row["megabytes"] = round(_bytes(directory) / 1e6, 2)
         run = Run(directory)
-        row |= {"epochs_done": max(run.saved_epochs, default=0), "epochs": run.config["epochs"]}
+        row |= {"epochs_done": max([*run.saved_epochs, _epoch_of_checkpoint(directory)]), "epochs": run.config["epochs"]}
         row |= {"seconds": read_json(directory / layout.FINISHED)["seconds"] if run.finished else np.nan}
         row |= run.experiment.to_dict()
         row["state"] = "finished" if run.finished else "training" if Lock(directory).held() else "interrupted"
     except Exception:  # damaged in whatever way, or of another version: listed, so that it can be removed
         pass
     return row
+
+
+def _epoch_of_checkpoint(directory: Path) -> int:
+    """Whole epochs behind the newest checkpoint; 0 without one, or of a damaged one, which is passed over."""
+    try:
+        return int(read_about(directory / layout.CHECKPOINTS[0])["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 @named_arguments

@@ -215,7 +215,9 @@ def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -
         objective = trainer.objective.eval() if split.startswith("source") else None
         try:
             values = measure(features, labels, objective)
-        except ValueError as error:  # features that no metric is defined on: a dead network
+        except ValueError as error:  # features that no metric is defined on: images that are alike, or a dead network
+            if trainer.epoch == 0:
+                raise ValueError(f"{split} before any training: {error}") from error
             raise _diverged(trainer, store, str(error)) from error
         rows += [(split, metric, value) for metric, value in values.items()]
         if trainer.finished:  # those of the last epoch, which readers of the run ask for
