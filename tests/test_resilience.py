@@ -385,7 +385,8 @@ def test_nothing_but_a_run_is_deleted_where_a_damaged_one_is_set_aside(small, wh
     damaged.symlink_to(precious)
     damaged.with_name(damaged.name + "-2").symlink_to(tmp_path / "nowhere")
     spoil(folder / "config.json", "cut")
-    assert_same(ncbook.train(small, runs_dir=tmp_path / "runs"), whole)
+    with pytest.warns(UserWarning, match=r"the old folder is now .*\.damaged-3$"):
+        assert_same(ncbook.train(small, runs_dir=tmp_path / "runs"), whole)
     assert damaged.is_symlink() and sorted(precious.iterdir())
     assert damaged.with_name(damaged.name + "-3").is_dir()
 
