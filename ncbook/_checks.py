@@ -31,7 +31,7 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
     """
     allowed = list(allowed)
     lower = {other.lower(): other for other in allowed}
-    close = difflib.get_close_matches(name.lower() if isinstance(name, str) else "", lower, n=1)
+    close = difflib.get_close_matches("" if name is None else str(name).lower(), lower, n=1)
     return (f"did you mean {lower[close[0]]!r}? " if close else "") + "allowed: " + (", ".join(allowed) or "none")
 
 
@@ -63,10 +63,12 @@ def named_arguments(function):
 
     @functools.wraps(function)
     def checked(*arguments, **named):
+        unknown = next((name for name in named if name not in signature.parameters), "")
         try:
+            if unknown:
+                raise TypeError(f"got an unexpected keyword argument {unknown!r}")
             signature.bind(*arguments, **named)
         except TypeError as error:
-            unknown = next((name for name in named if name not in signature.parameters), "")
             raise TypeError(f"{function.__name__}() {error}; {nearest(unknown, names)}") from None
         return function(*arguments, **named)
 

@@ -6,7 +6,7 @@ Built by `training` and `runs`; every layer that a layer-wise measurement may lo
 from torch import nn
 
 from ncbook import catalog
-from ncbook._checks import check_choice, check_whole
+from ncbook._checks import check_choice, check_whole, named_arguments
 
 __all__ = ["Conv4", "PlainConv", "ResNet12", "WideResNet", "build", "layers", "resnet18"]
 __dir__ = __all__.copy
@@ -147,6 +147,7 @@ def resnet18(in_channels: int, image_size: int) -> nn.Module:
     return network
 
 
+@named_arguments
 def build(name: str, in_channels: int, image_size: int) -> nn.Module:
     """Build a feature map with fresh weights from torch's global generator.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ncbook import catalog, collapse, fewshot, runs
-from ncbook._checks import check_choice, check_whole
+from ncbook._checks import check_choice, check_whole, named_arguments
 from ncbook.collapse.covariance import nc1_of
 from ncbook.collapse.geometry import nc2_of_means
 from ncbook.collapse.moments import mean_off_diagonal
@@ -39,6 +39,7 @@ METRICS = tuple(_FORMULAS)
 
 
 @torch.no_grad()
+@named_arguments
 def measure(
     run: runs.Run,
     split: str = "source_train",

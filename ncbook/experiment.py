@@ -76,7 +76,8 @@ class Experiment:
         n_source: source classes l the network is trained on, at least 2; default 64.
         n_novel: novel classes, never seen in training, that the few-shot tasks are drawn from. None: as many as the
             data set has to spare, 100 at most (of a folder that is known when it is read); 0: none; else at least 2.
-        n_validation: validation classes: 0, or at least 2; None: as many as the data set has to spare, 20 at most.
+        n_validation: validation classes; a single one is not measured. None: as many as the data set has to spare,
+            20 at most.
         samples_per_class: training samples m of each source class, at least 2: its first ones, so that smaller sets are
             part of larger ones. None: all that are not held out.
         epochs: passes over the source training samples, or rounds of ``episodes_per_epoch`` episodes. None: as many as
@@ -337,8 +338,8 @@ def _check_classes(e: Experiment, novel_chosen: bool) -> None:
     counts = f"n_source={n_source} and n_novel={n_novel}"
     if n_validation:
         counts += f" and n_validation={n_validation}"
-    if 1 in (n_novel, n_validation):
-        raise ValueError(f"{'n_novel' if n_novel == 1 else 'n_validation'}=1; allowed: 0, or at least 2")
+    if n_novel == 1:
+        raise ValueError("n_novel=1; allowed: 0, or at least 2")
     most = lists[0] if lists else (classes or 0) - n_validation
     hint = ""
     if n_source > most >= 2:

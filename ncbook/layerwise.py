@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from ncbook import backbones, catalog, collapse, runs
-from ncbook._checks import check_choice, check_whole
+from ncbook._checks import check_choice, check_whole, named_arguments
 from ncbook.datasets._images import place_in_class
 from ncbook.features import extract_layers, resolve_device
 
@@ -19,6 +19,7 @@ __all__ = ["SeparationLaw", "effective_depth", "measure", "separation_law"]
 __dir__ = __all__.copy
 
 
+@named_arguments
 def measure(run: runs.Run, split: str = "source_train", epoch: int | None = None, per_class: int = 100) -> pd.DataFrame:
     """Collapse by layer: outputs of each layer, flattened, on the first samples of every class.
 

@@ -2,12 +2,13 @@
 
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from ncbook import _checks, collapse, fewshot
+from ncbook import _checks, backbones, collapse, datasets, fewshot, theory
 
 
 def test_what_is_accepted_is_returned():
@@ -16,6 +17,28 @@ def test_what_is_accepted_is_returned():
     assert _checks.check_choice("head", "ncc", ["ncc"]) == "ncc"
     features, labels = torch.zeros(4, 2), torch.zeros(4, dtype=torch.uint8)
     assert _checks.check_features(features, labels) is features and _checks.check_labels(labels) is labels
+
+
+def test_the_nearest_name_in_any_case():
+    assert _checks.nearest("CIFAR-FS", ["cifar10", "cifar_fs"]).startswith("did you mean 'cifar_fs'? ")
+    assert _checks.nearest("wrn-28-4", ["WRN_28_4"]).startswith("did you mean 'WRN_28_4'? ")
+    assert _checks.nearest(None, ["cosine"]) == "allowed: cosine"
+
+
+@pytest.mark.parametrize(
+    ("call", "nearest"),
+    [
+        (lambda: fewshot.evaluate(None, None, episods=3), "'episods'; did you mean 'episodes='"),
+        (lambda: fewshot.pair_errors(None, None, shots=1), "'shots'; did you mean 'shot='"),
+        (lambda: collapse.nc2(None, None, varient="centered"), "'varient'; did you mean 'variant='"),
+        (lambda: theory.spread_bound(0.1, 5, ranks=3), "'ranks'; did you mean 'rank'"),
+        (lambda: datasets.split(None, nsource=3), "'nsource'; did you mean 'n_source='"),
+        (lambda: backbones.build("conv4", in_channel=1), "'in_channel'; did you mean 'in_channels'"),
+    ],
+)
+def test_arguments_that_do_not_exist_name_those_that_do(call, nearest):
+    with pytest.raises(TypeError, match=f"got an unexpected keyword argument {re.escape(nearest)}"):
+        call()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -62,6 +63,13 @@ def test_key_is_the_same_in_another_process():
     code = "import ncbook; print(ncbook.Experiment(seed=5).key)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == Experiment(seed=5).key
+
+
+def test_folders_named_relatively_stay_where_they_were_meant(tmp_path):
+    code = "import os, ncbook; os.chdir('/'); print(ncbook.runs.layout.resolve_runs_dir(None))"
+    environment = os.environ | {"NCBOOK_RUNS": "here"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.stdout.strip() == str(tmp_path / "here")
 
 
 def test_imports_no_torch():

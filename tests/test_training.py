@@ -1,5 +1,7 @@
 """The trainer and `train`: numbers, resumption, refusals, schedules, augmentations."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 import torch
@@ -400,3 +402,36 @@ def test_without_new_classes(tmp_path):
     assert set(run.history["split"]) == {"source_train", "source_test", "validation"}
     assert len(run.splits.novel.labels) == 0 and len(run.splits.source_train.class_names) == 6
     assert ncbook.Experiment(dataset="cifar10", n_source=10).n_novel == 0
+
+
+def test_a_single_validation_class_is_not_measured(tmp_path):
+    images = datasets.load("strokes", n_classes=8)
+    experiment = ncbook.Experiment(n_source=4, n_novel=3, epochs=1, batch_size=32, measurements=2)
+    run = ncbook.train(experiment, images=images, runs_dir=tmp_path)
+    assert len(run.splits.validation.class_names) == 1
+    assert set(run.history["split"]) == {"source_train", "source_test", "novel"}
+
+
+def test_images_that_are_alike_are_no_divergence(tmp_path):
+    images = datasets.load("strokes", n_classes=8)
+    images = dataclasses.replace(images, images=torch.full_like(images.images, 7))
+    experiment = ncbook.Experiment(n_source=4, n_novel=3, epochs=1, batch_size=32)
+    with pytest.raises(ValueError, match="source_train before any training: features have identical class means"):
+        ncbook.train(experiment, images=images, runs_dir=tmp_path)
+
+
+def test_an_interrupted_run_is_listed_with_the_epochs_behind_it(tiny, tmp_path, monkeypatch):
+    interrupted(tiny.replace(measurements=2), tmp_path, monkeypatch)
+    (row,) = ncbook.runs.list(tmp_path).to_dict("records")
+    assert (row["state"], row["epochs_done"], row["epochs"]) == ("interrupted", 1, 4)
+
+
+def test_networks_are_float32_whatever_the_caller_computes_in(tiny, tiny_run, tmp_path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        run = ncbook.train(tiny, runs_dir=tmp_path)
+        features, _ = run.features("novel", epoch=run.saved_epochs[0])
+        assert torch.get_default_dtype() == torch.float64 and features.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    pd.testing.assert_frame_equal(run.history, tiny_run.history)

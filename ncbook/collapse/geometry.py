@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_choice, check_floats, check_whole
+from ncbook._checks import check_choice, check_floats, check_whole, named_arguments
 
 from .moments import at_rounding_level, check_means_differ, mean_off_diagonal, power_of_two
 from .sample import Sample, name_a_few
@@ -17,6 +17,7 @@ NC2_VARIANTS = ("centered", "uncentered", "normalized", "equinorm", "equiangular
 _SPELLINGS = {"centred": "centered", "uncentred": "uncentered", "normalised": "normalized"}
 
 
+@named_arguments
 def nc2(features: Tensor, labels: Tensor, *, variant: str = "centered") -> Tensor:
     r"""NC2: how far the class means are from a simplex equiangular tight frame (ETF).
 

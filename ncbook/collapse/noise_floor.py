@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_whole
+from ncbook._checks import check_whole, named_arguments
 
 
+@named_arguments
 def nc1_noise_floor(n_classes: int, n_per_class: int, dim: int, *, spectrum: Tensor | None = None) -> Tensor:
     r"""Mean of `nc1` where labels mean nothing: one Gaussian distribution for all C classes of K samples.
 

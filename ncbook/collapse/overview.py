@@ -4,6 +4,8 @@ import warnings
 
 from torch import Tensor
 
+from ncbook._checks import named_arguments
+
 from .covariance import nc1_of
 from .decisions import nc4_of
 from .geometry import gram_to_etf, nc3_of_means
@@ -11,6 +13,7 @@ from .pairs import cdnv_of_pairs, min_distance_of_means
 from .sample import Sample
 
 
+@named_arguments
 def summary(
     features: Tensor, labels: Tensor, *, weight: Tensor | None = None, logits: Tensor | None = None
 ) -> dict[str, Tensor]:

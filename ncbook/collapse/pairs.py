@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ncbook._checks import named_arguments
+
 from .moments import (
     Moments,
     at_rounding_level,
@@ -21,6 +23,7 @@ from .moments import (
 from .sample import Sample
 
 
+@named_arguments
 def cdnv_matrix(features: Tensor, labels: Tensor, *, debiased: bool = False) -> Tensor:
     r"""Class-distance normalized variance (CDNV) of every pair of classes.
 
@@ -64,6 +67,7 @@ def cdnv_matrix_of(moments: Moments, *, debiased: bool = False) -> Tensor:
     return _square(cdnv_of_pairs(moments, debiased=debiased), len(moments.counts))
 
 
+@named_arguments
 def cdnv(features: Tensor, labels: Tensor, *, debiased: bool = False) -> Tensor:
     """CDNV, averaged over the C(C - 1)/2 unordered pairs of classes.
 
@@ -93,7 +97,7 @@ def cdnv_of_pairs(moments: Moments, *, debiased: bool = False) -> Tensor:
             f"{lost.sum().item()} of {len(lost)} pairs of classes cannot be told apart: their de-biased squared "
             "distance is not positive, their CDNV inf",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return (sum_of_pairs(unbiased) / (2 * squared.masked_fill(lost, 1.0))).masked_fill(lost, torch.inf)
 
@@ -172,6 +176,7 @@ def scatter_towards_means(residuals: Iterable[tuple[Tensor, Tensor]], means: Ten
     return scatter
 
 
+@named_arguments
 def min_distance(
     features: Tensor, labels: Tensor, *, normalized: bool = False, normalised: bool | None = None
 ) -> Tensor:

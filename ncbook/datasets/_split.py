@@ -9,7 +9,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from ncbook import catalog
-from ncbook._checks import check_whole
+from ncbook._checks import check_whole, named_arguments
 from ncbook.datasets._images import ClassSplit, ImageClasses, Subset, place_in_class
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 KINDS = ("source", "novel", "validation")
 
 
+@named_arguments
 def split(
     images: ImageClasses,
     *,
@@ -40,8 +41,7 @@ def split(
         n_novel: number of novel classes: 0, or at least 2. None: as many as there are beside the source classes (and
             the validation classes, if ``n_validation`` is a number), at most 100; none if there are fewer than 2.
         class_seed: chooses the classes; at least 0.
-        n_validation: number of validation classes: 0, or at least 2. None: as many as there are besides, at most 20; none if
-            there are fewer than 2.
+        n_validation: number of validation classes. None: as many as there are besides, at most 20.
         samples_per_class: training samples of each source class: the first so many; None: all that are not held out.
 
     Returns:
@@ -71,9 +71,8 @@ def split_classes(
     class_seed = check_whole("class_seed", class_seed, 0)
     if samples_per_class is not None:
         check_whole("samples_per_class", samples_per_class, 2)
-    for parameter, value in (("n_novel", n_novel), ("n_validation", n_validation)):
-        if value == 1:
-            raise ValueError(f"{parameter}=1; allowed: 0, or at least 2")
+    if n_novel == 1:
+        raise ValueError("n_novel=1; allowed: 0, or at least 2")
     order = {kind: _class_order(images, candidates, class_seed) for kind, candidates in _candidates(images).items()}
     numbers = f"n_source={n_source}, n_novel={n_novel} and n_validation={n_validation}"
     if images.official is None:
@@ -90,8 +89,6 @@ def split_classes(
     taken = {*source, *novel}
     spare = [label for label in order["validation"] if label not in taken]
     validation = spare[: catalog.MOST_VALIDATION if n_validation is None else n_validation]
-    if n_validation is None and len(validation) == 1:
-        validation = []
     if len(taken) < n_source + n_novel or len(validation) < (n_validation or 0):
         raise ValueError(f"{numbers} ask for more classes than there are: the data set {name} {has}{hint}")
     return ClassSplit(

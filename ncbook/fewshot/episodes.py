@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_whole
+from ncbook._checks import check_whole, named_arguments
 
 from .checks import check_labels
 
@@ -196,6 +196,7 @@ def seeded_generator(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(check_whole("seed", seed, 0))
 
 
+@named_arguments
 def sample_episodes(
     labels: Tensor,
     *,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ncbook._checks import check_choice, check_real
+from ncbook._checks import check_choice, check_real, named_arguments
 
 from .checks import check_finite
 from .heads import HEADS, KERNEL_HEADS
@@ -14,6 +14,7 @@ from .refined import refined_scores
 from .results import FewShotResult
 
 
+@named_arguments
 def evaluate(
     features: torch.Tensor,
     labels: torch.Tensor,
@@ -103,6 +104,7 @@ def evaluate(
     return result
 
 
+@named_arguments
 def compare(
     features: torch.Tensor,
     labels: torch.Tensor,
@@ -155,6 +157,7 @@ def compare(
 
 
 @torch.no_grad()
+@named_arguments
 def predict(support: torch.Tensor, queries: torch.Tensor, *, head: str = "ridge", ridge: float = 1.0) -> torch.Tensor:
     """Classify the queries of single episodes, in float64: what ``evaluate`` counts, query by query.
 
@@ -210,6 +213,7 @@ class RidgeSelection:
     results: dict[float, FewShotResult]
 
 
+@named_arguments
 def select_ridge(
     features: torch.Tensor,
     labels: torch.Tensor,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_choice, check_whole
+from ncbook._checks import check_choice, check_whole, named_arguments
 
 from .checks import check_samples
 from .episodes import Groups, draw_distinct, seeded_generator
@@ -14,6 +14,7 @@ _SCORES_AT_ONCE = 4_000_000
 
 
 @torch.no_grad()
+@named_arguments
 def pair_errors(
     features: Tensor,
     labels: Tensor,

@@ -72,7 +72,8 @@ def _row(directory: Path) -> dict:
     try:
         row["megabytes"] = round(_bytes(directory) / 1e6, 2)
         run = Run(directory)
-        row |= {"epochs_done": max([*run.saved_epochs, _epoch_of_checkpoint(directory)]), "epochs": run.config["epochs"]}
+        done = max([*run.saved_epochs, _epoch_of_checkpoint(directory)])
+        row |= {"epochs_done": done, "epochs": run.config["epochs"]}
         row |= {"seconds": read_json(directory / layout.FINISHED)["seconds"] if run.finished else np.nan}
         row |= run.experiment.to_dict()
         row["state"] = "finished" if run.finished else "training" if Lock(directory).held() else "interrupted"

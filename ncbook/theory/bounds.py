@@ -3,10 +3,12 @@
 import torch
 
 from ncbook import collapse
+from ncbook._checks import named_arguments
 
 from ._checks import QUERIES, check_at_least, check_cdnv, check_pool, check_shot, saturating
 
 
+@named_arguments
 def cdnv_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = "undrawn"):
     r"""Bound B1 on the two-class few-shot error, for any two distributions and every number of shots.
 
@@ -87,6 +89,7 @@ def mean_mismatch_bound(cdnv):
     return saturating(4 * cdnv, 1.0)
 
 
+@named_arguments
 def spread_bound(cdnv, shot: int, rank: float):
     r"""Bound B2's corollary for noise spread over many directions.
 

@@ -7,6 +7,8 @@ all bounds look at the margin Z = |x - m_2|^2 - |x - m_1|^2; an error on class 1
 import torch
 from torch import Tensor
 
+from ncbook._checks import named_arguments
+
 from ._checks import check_at_least, check_cdnv, check_shot
 from .moments import PairMoments, _no_diagonal
 
@@ -70,6 +72,7 @@ def second_moment_bound(features: Tensor, labels: Tensor | None = None, *, shot:
     return _balanced(torch.minimum(first, second), of)
 
 
+@named_arguments
 def directional_bound(features: Tensor, labels: Tensor | None = None, shot: int | None = None) -> Tensor:
     r"""Bound B3 on the two-class few-shot error of every pair: directional, with the exact fourth moment.
 

@@ -15,6 +15,8 @@ import functools
 import torch
 from torch import Tensor
 
+from ncbook._checks import named_arguments
+
 from ._checks import QUERIES, as_came, check_cdnv, check_pool, check_shot, saturating
 from .bounds import cdnv_bound
 from .directional import _balanced, _moments, second_moment_bound
@@ -27,6 +29,7 @@ _PAIRS_AT_ONCE = 10_000
 _VACUOUS = 1e6
 
 
+@named_arguments
 def quadratic_bound(cdnv, shot: int, *, pool: int | None = None, queries: str = "undrawn"):
     r"""Bound B5 on the two-class few-shot error: the best that the CDNV gives through one quadratic function.
 

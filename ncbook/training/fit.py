@@ -98,7 +98,7 @@ def train(
     with runs.Lock(directory), _ONE_AT_A_TIME:
         if run := runs.find(directory, images, device):  # another process has finished it meanwhile
             return run
-        with _random_numbers_and_threads_put_back(target), reproducible(target):
+        with _settings_put_back(target), reproducible(target):
             _fit(Store(directory), experiment, splits, about, target, threads, teacher)
         return Run(directory, images=images, device=device)
 
@@ -116,14 +116,17 @@ def _refuse_what_cannot_be_trained(experiment: Experiment, splits: ClassSplit) -
 
 
 @contextlib.contextmanager
-def _random_numbers_and_threads_put_back(device: torch.device):
-    """The caller's random numbers and threads stay as they were."""
-    threads, devices = torch.get_num_threads(), [device] if device.type == "cuda" else []
+def _settings_put_back(device: torch.device):
+    """The caller's random numbers, threads and default dtype stay as they were; networks are float32 meanwhile."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    devices = [device] if device.type == "cuda" else []
+    torch.set_default_dtype(torch.float32)
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 def _fit(store: Store, experiment: Experiment, splits: ClassSplit, about: dict, device, threads, teacher) -> None:
@@ -209,7 +212,7 @@ def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -
     began, rows, kept = time.monotonic(), [], {}
     for split in catalog.SPLITS:
         part = getattr(splits, split)
-        if len(part.labels) == 0:
+        if len(part.labels.unique()) < 2:  # no samples, or a single validation class, on which nothing is defined
             continue
         features, labels = extract(trainer.backbone, part.images), part.labels.to(trainer.device)
         objective = trainer.objective.eval() if split.startswith("source") else None
