@@ -498,8 +498,8 @@ def put(folder, files, packed=True):
 
 @pytest.fixture
 def small(monkeypatch):
-    build = omniglot._build
-    monkeypatch.setattr(omniglot, "_build", lambda sources: build(sources, SMALL, drawings=2, held_out=1))
+    for name, value in {"PARTS": SMALL, "DRAWINGS": 2, "HELD_OUT": 1}.items():
+        monkeypatch.setattr(omniglot, name, value)
 
 
 @pytest.mark.parametrize("layout", ["omniglot/omniglot-py", "omniglot-py"])
