@@ -268,11 +268,11 @@ def _check(e: Experiment) -> None:
 def _refuse_others(e: Experiment, chooser: str, parameters: dict[str, tuple[str, ...]]) -> None:
     """Refuse parameters that belong to other choices of ``chooser`` than the one made."""
     chosen = getattr(e, chooser)
-    for name in {name: None for own in parameters.values() for name in own}:  # in order, each once
-        if name not in parameters[chosen] and getattr(e, name) is not None:
-            belongs = [choice for choice, own in parameters.items() if name in own]
+    for name, value in vars(e).items():
+        belongs = [choice for choice, own in parameters.items() if name in own]
+        if value is not None and belongs and chosen not in belongs:
             raise ValueError(
-                f"{name}={getattr(e, name)!r} does not belong to {chooser}={chosen!r}; allowed: None"
+                f"{name}={value!r} does not belong to {chooser}={chosen!r}; allowed: None"
                 + ("" if chooser == "objective" else f" (it belongs to {chooser} {', '.join(belongs)})")
             )
 

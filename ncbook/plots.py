@@ -300,10 +300,10 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
     """Images [N, C, H, W] side by side, ``columns`` in a row, ink dark on light."""
     rows = math.ceil(len(images) / columns)
     n, c, h, w = images.shape
-    tiles = torch.full((rows * columns, c, h, w), 0, dtype=torch.uint8)
+    tiles = images.new_zeros(rows * columns, c, h, w)
     tiles[:n] = images
     grid = tiles.view(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
-    ax.imshow(grid.squeeze(-1) if c == 1 else grid, cmap="gray_r", interpolation="nearest")
+    ax.imshow((grid.squeeze(-1) if c == 1 else grid).numpy(), cmap="gray_r", interpolation="nearest")
     ax.set_axis_off()
     ax.set_title(title, fontsize=9)
     return ax

@@ -278,7 +278,7 @@ def test_samples_per_class_are_the_first_ones_and_touch_nothing_else():
         for kind in ("source_test", "novel", "validation"):
             assert same(getattr(parts, kind), getattr(whole, kind))
     assert same(parts.source_train, whole.source_train)  # six are all
-    few = SimpleNamespace(dataset="fake", n_source=6, n_novel=8, class_seed=3, samples_per_class=2)
+    few = an_experiment(class_seed=3, samples_per_class=2)
     smallest = datasets.split(images, n_source=6, n_novel=8, class_seed=3, samples_per_class=2)
     assert same(datasets.split_for(few, images).source_train, smallest.source_train)
 
@@ -326,7 +326,8 @@ def test_check_names_the_class_with_too_few_samples():
 
 
 def an_experiment(**changes):
-    return SimpleNamespace(**{"dataset": "strokes", "n_source": 6, "n_novel": 8, "class_seed": 0} | changes)
+    usual = {"dataset": "strokes", "n_source": 6, "n_novel": 8, "class_seed": 0}
+    return SimpleNamespace(**dict.fromkeys(("protocol", "n_validation", "samples_per_class")) | usual | changes)
 
 
 @pytest.fixture
@@ -502,8 +503,8 @@ def put(folder, files, packed=True):
 
 @pytest.fixture
 def small(monkeypatch):
-    build = omniglot._build
-    monkeypatch.setattr(omniglot, "_build", lambda sources: build(sources, SMALL, drawings=2, held_out=1))
+    for name, value in {"PARTS": SMALL, "DRAWINGS": 2, "HELD_OUT": 1}.items():
+        monkeypatch.setattr(omniglot, name, value)
 
 
 @pytest.mark.parametrize("layout", ["omniglot/omniglot-py", "omniglot-py"])

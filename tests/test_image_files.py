@@ -425,8 +425,9 @@ def test_own_images_of_an_experiment_are_read_again_when_they_change(tmp_path, m
     monkeypatch.setenv("NCBOOK_DATA", str(tmp_path))
     write(tmp_path / "p", {"a/0.png": png(0), "b/0.png": png(0)})
     experiment = SimpleNamespace(
-        dataset="folder", path="p", image_size=16, n_source=2, n_novel=None, n_validation=None, class_seed=0
-    )
+        dataset="folder", path="p", image_size=16, n_source=2, n_novel=None, n_validation=None, samples_per_class=None,
+        class_seed=0,
+    )  # fmt: skip
     found = datasets.load_for(experiment)
     assert found.images.shape == (2, 3, 16, 16) and datasets.load_for(experiment) is found
     write(tmp_path / "p", {"c/0.png": png(0)})

@@ -23,7 +23,7 @@ from ncbook.claims import (  # noqa: F401  (they register their claims)
 from ncbook.claims._ledger import VERDICT, described, ledger, record, shown
 from ncbook.claims._registry import CLAIMS, FAILS, FINDING, HOLDS, OPEN, TABLE, THEOREM, Claim, Verdict
 from ncbook.claims._statistics import mean_interval, spearman
-from ncbook.claims.curves import final, first, series
+from ncbook.claims.curves import final, first
 from ncbook.claims.networks import trained
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "ledger",
     "mean_interval",
     "record",
-    "series",
     "shown",
     "spearman",
     "trained",

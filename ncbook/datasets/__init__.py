@@ -66,11 +66,11 @@ def load_for(experiment: Experiment) -> ImageClasses:
     """
     name = check_choice("dataset", experiment.dataset, catalog.DATASETS, catalog.KNOWN_AS)
     known = catalog.DATASETS[name]
-    options = {option: getattr(experiment, option, None) for option in known.options}
+    options = {option: getattr(experiment, option) for option in known.options}
     options = {option: value for option, value in options.items() if value is not None}
     if known.generated:
         n_novel = catalog.MOST_NOVEL if experiment.n_novel is None else experiment.n_novel
-        n_validation = max(catalog.MOST_VALIDATION, getattr(experiment, "n_validation", None) or 0)
+        n_validation = max(catalog.MOST_VALIDATION, experiment.n_validation or 0)
         n_classes = experiment.n_source + n_novel + n_validation
         options["n_classes"] = -(-n_classes // catalog.GENERATED_AT_LEAST) * catalog.GENERATED_AT_LEAST
     root = os.environ.get("NCBOOK_DATA")
@@ -104,5 +104,5 @@ def split_for(experiment: Experiment, images: ImageClasses | None = None) -> Cla
         name = repr(experiment.dataset) + ("" if images.name == experiment.dataset else f" ({images.name})")
     else:
         name = repr(images.name)
-    others = (getattr(experiment, option, None) for option in ("n_validation", "samples_per_class"))
-    return split_classes(images, name, experiment.n_source, experiment.n_novel, experiment.class_seed, *others)
+    numbers = ("n_source", "n_novel", "class_seed", "n_validation", "samples_per_class")
+    return split_classes(images, name, *(getattr(experiment, number) for number in numbers))

@@ -6,6 +6,7 @@ Touches no files; imports torch only when images are split. Called through `ncbo
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ncbook import catalog
@@ -73,7 +74,9 @@ def split_classes(
         check_whole("samples_per_class", samples_per_class, 2)
     if n_novel == 1:
         raise ValueError("n_novel=1; allowed: 0, or at least 2")
-    order = {kind: _class_order(images, candidates, class_seed) for kind, candidates in _candidates(images).items()}
+    everyone = range(len(images.class_names))
+    lists = dict.fromkeys(KINDS, everyone) if images.official is None else images.official
+    order = {kind: _class_order(images, lists.get(kind, []), class_seed) for kind in KINDS}
     numbers = f"n_source={n_source}, n_novel={n_novel} and n_validation={n_validation}"
     if images.official is None:
         total = len(images.class_names)
@@ -114,14 +117,7 @@ def _training_samples(images: ImageClasses, source: list[int], most: int | None)
     return chosen
 
 
-def _candidates(images: ImageClasses) -> dict[str, list[int]]:
-    """Labels that may be of each kind."""
-    if images.official is None:
-        return dict.fromkeys(KINDS, list(range(len(images.class_names))))
-    return {kind: list(images.official.get(kind, [])) for kind in KINDS}
-
-
-def _class_order(images: ImageClasses, labels: list[int], class_seed: int) -> list[int]:
+def _class_order(images: ImageClasses, labels: Iterable[int], class_seed: int) -> list[int]:
     # Sorting by a hash instead of a library's generator: no version of Python or NumPy can change the order.
     def position(label: int) -> bytes:
         return hashlib.sha256(f"{class_seed}/{images.class_names[label]}".encode()).digest()

@@ -7,8 +7,7 @@ chose no folder. The scaled-down images are cached. Called by `ncbook.datasets.l
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -115,17 +114,14 @@ def _download(folder: Path) -> str:
     return _sources.download(URL, {f"{part}.zip": md5 for part, md5 in Omniglot.zips_md5.items()}, folder)
 
 
-def _build(
-    sources: list[Path],
-    expected: dict[str, range] | None = None,
-    drawings: int = DRAWINGS,
-    held_out: int = HELD_OUT,
-) -> ImageClasses:
-    """Read, check and scale down all drawings; ``expected`` takes the place of PARTS."""
+def _build(sources: list[Path]) -> ImageClasses:
+    """Read, check and scale down all drawings."""
     bits: dict[str, list[bytes]] = {}  # by class: its drawings, packed
-    for source, (part, numbers) in zip(sources, (expected or PARTS).items(), strict=True):
-        with _drawings(source, part) as readers:
-            for character, names in _check_names(list(readers), numbers, drawings, source).items():
+    for source, (part, numbers) in zip(sources, PARTS.items(), strict=True):
+        folder = f"{part}/" if source.is_dir() else ""  # a zip has it in its names
+        with _sources.opened(source, {".png"}) as files:
+            readers = {folder + name: files[name] for name in sorted(files) if (folder + name).startswith(f"{part}/")}
+            for character, names in _check_names(readers, numbers, source).items():
                 if character in bits:
                     raise ValueError(f"{source}: the class {character} is in another part of Omniglot, too")
                 bits[character] = [_read_drawing(readers[name], name, source) for name in names]
@@ -134,21 +130,13 @@ def _build(
     return ImageClasses(
         name="omniglot",
         images=images,
-        labels=torch.arange(len(class_names)).repeat_interleave(drawings),
+        labels=torch.arange(len(class_names)).repeat_interleave(DRAWINGS),
         class_names=class_names,
-        held_out=(torch.arange(drawings) >= drawings - held_out).repeat(len(class_names)),
+        held_out=(torch.arange(DRAWINGS) >= DRAWINGS - HELD_OUT).repeat(len(class_names)),
     )
 
 
-@contextmanager
-def _drawings(source: Path, part: str) -> Iterator[_sources.Readers]:
-    """Names of the PNG files, from ``part/`` on, sorted, and what reads them."""
-    folder = f"{part}/" if source.is_dir() else ""  # a zip has it in its names
-    with _sources.opened(source, {".png"}) as files:
-        yield {folder + name: files[name] for name in sorted(files) if (folder + name).startswith(f"{part}/")}
-
-
-def _check_names(names: list[str], numbers: range, drawings: int, source: Path) -> dict[str, list[str]]:
+def _check_names(names: Iterable[str], numbers: range, source: Path) -> dict[str, list[str]]:
     """File names by class, checked: each character number with each drawing once, in a class of its own."""
     by_class: dict[str, list[str]] = {}
     class_of: dict[int, str] = {}
@@ -170,13 +158,13 @@ def _check_names(names: list[str], numbers: range, drawings: int, source: Path) 
     if missing:
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise ValueError(f"{source}: {len(missing)} of {len(numbers)} classes are missing: number {shown}")
-    expected = [f"{number + 1:02d}" for number in range(drawings)]
+    expected = [f"{number + 1:02d}" for number in range(DRAWINGS)]
     for character, files in by_class.items():
         drawers = [name.rpartition("_")[2].removesuffix(".png") for name in files]
         wrong = [f"{d} is missing" for d in expected if d not in drawers]
         wrong += [f"{d} is one too many" for d in sorted(set(drawers)) if drawers.count(d) > (d in expected)]
         if wrong:
-            raise ValueError(f"{source}: the class {character} must have {drawings} drawings: drawing {wrong[0]}")
+            raise ValueError(f"{source}: the class {character} must have {DRAWINGS} drawings: drawing {wrong[0]}")
     return by_class
 
 

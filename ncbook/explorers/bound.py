@@ -152,8 +152,8 @@ def measured_error(classes: Classes, shot: int, numbers: int) -> tuple[float, fl
     episodes = min(20_000, max(20, numbers // (way * (shot + _QUERIES) * dim)))
     generator, wrong = torch.Generator().manual_seed(0), []
     own = torch.arange(way).repeat_interleave(_QUERIES)
-    for count in [1_000] * (episodes // 1_000) + [episodes % 1_000] * (episodes % 1_000 > 0):
-        drawn = classes.sample(count, shot + _QUERIES, generator=generator)  # [E, way, shot + Q, dim]
+    for part in torch.arange(episodes).split(1_000):
+        drawn = classes.sample(len(part), shot + _QUERIES, generator=generator)  # [E, way, shot + Q, dim]
         predicted = fewshot.predict(drawn[:, :, :shot], drawn[:, :, shot:].flatten(1, 2), head="ncc")
         wrong.append((predicted != own).double().mean(1))
     wrong = torch.cat(wrong)

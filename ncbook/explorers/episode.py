@@ -1,5 +1,6 @@
 """`EpisodeExplorer`: one few-shot episode, its images, features and decisions, among thousands of others."""
 
+import contextlib
 import functools
 import math
 
@@ -112,21 +113,18 @@ class EpisodeExplorer(Explorer):
 
     def _source(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Features, labels and images or None."""
+        images = self._images
         if self._run is None:
             for name, usual in (("split", "novel"), ("epoch", None)):
                 if getattr(self, name) != usual:
                     raise ValueError(f"{name}={getattr(self, name)!r} with features; allowed: with a Run")
             features, labels = self._features
-            images = self._images
         else:
             check_choice("split", self.split, SPLITS)
             features, labels = self._run.features(self.split, self.epoch)
-            images = self._images
             if images is None:
-                try:
+                with contextlib.suppress(ValueError, OSError):  # handed over to training, or gone: points instead
                     images = getattr(self._run.splits, self.split).images
-                except (ValueError, OSError):  # handed over to training, or gone: points instead
-                    images = None
         if images is not None and len(images) != len(features):
             raise ValueError(f"images has {len(images)} rows; allowed: {len(features)}, one per row of features")
         return features, labels, images
@@ -157,10 +155,7 @@ class EpisodeExplorer(Explorer):
 
         key = (*self._key()[:5], repr(self.seed), k // BLOCK)  # the head does not matter
         episode = self._remember("episodes", key, block)[k % BLOCK]
-        if not quick or self._key() in self._cache.get("distribution", {}):
-            result = self._distribution()
-        else:
-            result = None
+        result = None if quick and self._slow() else self._distribution()
         rows = torch.cat([episode.support, episode.query], 1).cpu()  # [way, shot + query]
         support, queries = (features[part].double().cpu() for part in (episode.support, episode.query))  # of a picture
         axes, means = _plane(support)

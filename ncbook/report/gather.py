@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from ncbook._checks import describe_not_finite
 from ncbook.collapse.moments import Moments
 from ncbook.collapse.transferability import unit_vectors
+from ncbook.datasets._images import place_in_class
 from ncbook.experiment import ParameterError
 from ncbook.features import reproducible
 from ncbook.progress import Progress
@@ -90,13 +91,11 @@ class Reservoir:
         self.size = min(self.size, max(_LEAST, _RESERVOIR_BYTES // (row_bytes * len(self.limits))))
         order = keys.argsort(stable=True)
         order = order[index[order].argsort(stable=True)]
-        counts = index.bincount(minlength=len(self.limits))
-        starts = counts.cumsum(0) - counts
-        place = torch.arange(len(order)) - starts[index[order]]
-        order = order[place < self.size]
+        order = order[place_in_class(index[order]) < self.size]
         index, keys, rows = index[order], keys[order], rows[order]
-        full = counts >= self.size
-        self.limits[full] = keys[(index.bincount(minlength=len(counts)).cumsum(0) - 1)[full]]
+        counts = index.bincount(minlength=len(self.limits))
+        full = counts == self.size
+        self.limits[full] = keys[(counts.cumsum(0) - 1)[full]]
         self.parts, self.seen = [(index, keys, rows)], len(index)
         return index, keys, rows
 

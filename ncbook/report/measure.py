@@ -38,8 +38,8 @@ from ncbook.collapse.overview import median
 from ncbook.collapse.pairs import cdnv_matrix_of
 from ncbook.collapse.sample import Sample
 from ncbook.collapse.transferability import class_separation_of, transferability_of
+from ncbook.datasets._images import place_in_class
 from ncbook.fewshot import FewShotResult
-from ncbook.fewshot.episodes import Groups
 
 from .gather import Gathered
 
@@ -182,8 +182,7 @@ def _accuracy_interval(result: FewShotResult) -> tuple[float, float, int, str]:
 
 def first_samples(of: Gathered, count: int, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """A random sample of ``count`` per class: features and classes, of some classes or of all."""
-    place = torch.arange(len(of.index)) - Groups(of.index).start[of.index]
-    rows = place < count
+    rows = place_in_class(of.index) < count
     if classes is not None:
         rows &= torch.isin(of.index, classes)
     return of.features[rows], of.index[rows]

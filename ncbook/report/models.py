@@ -150,8 +150,7 @@ def _from_torchvision(name: str, weights: str) -> FeatureMap:
     from torchvision import models
 
     default = models.get_model_weights(name).DEFAULT
-    there = (Path(torch.hub.get_dir()) / "checkpoints" / default.url.rpartition("/")[2]).is_file()
-    pretrained = weights == "pretrained" or (weights == "auto" and there)
+    pretrained = weights == "pretrained" or (weights == "auto" and _downloaded(default.url))
     options = {} if pretrained or name not in ("googlenet", "inception_v3") else {"init_weights": True}
     net = _fetched(name, lambda: models.get_model(name, weights=default if pretrained else None, **options))
     removed = _without_classifier(net)
@@ -190,8 +189,12 @@ def _timm_has(cfg: dict) -> bool:
 
         files = ("model.safetensors", "pytorch_model.bin")
         return any(isinstance(try_to_load_from_cache(cfg["hf_hub_id"], file), str) for file in files)
-    url = cfg.get("url") or ""
-    return bool(url) and (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
+    return bool(cfg.get("url")) and _downloaded(cfg["url"])
+
+
+def _downloaded(url: str) -> bool:
+    """Whether torch's cache has the file."""
+    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
 
 
 def _take(found: FeatureMap, own: Preprocessing) -> FeatureMap:

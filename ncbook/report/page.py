@@ -93,19 +93,17 @@ def _matrix(report: Report) -> str:
 def _growth_words(report: Report) -> list[str]:
     """What would more data bring? One sentence for each direction, from the last two points of each."""
     found = []
-    for along, what in (("samples", "images per class"), ("shots", "labeled images per class")):
-        metric = "cdnv" if along == "samples" else None
-        rows = report.growth[report.growth["along"] == along]
-        rows = rows[rows["metric"] == metric] if metric else rows
-        if len(rows) < 2:
-            continue
-        before, last = rows.iloc[-2], rows.iloc[-1]
-        name = "the CDNV that is measured" if metric else "accuracy"
-        why = "; a part of that is the bias of few images" if metric else ""
-        found.append(
-            f"From {before['count']} to {last['count']} {what} {name} goes from {words.shown(before['value'])} to "
-            f"{words.shown(last['value'])}{why}."
-        )
+    for along, what, name, why in (
+        ("samples", "images per class", "the CDNV that is measured", "; a part of that is the bias of few images"),
+        ("shots", "labeled images per class", "accuracy", ""),
+    ):
+        rows = report.growth[(report.growth["along"] == along) & (report.growth["metric"] != "cdnv_debiased")]
+        if len(rows) > 1:
+            before, last = rows.iloc[-2], rows.iloc[-1]
+            found.append(
+                f"From {before['count']} to {last['count']} {what} {name} goes from {words.shown(before['value'])} to "
+                f"{words.shown(last['value'])}{why}."
+            )
     rows = report.growth[(report.growth["along"] == "classes")].dropna(subset=["low"])
     if len(rows) > 1:
         widths = (rows["high"] - rows["low"]).to_numpy() / 2

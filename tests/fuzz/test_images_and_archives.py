@@ -38,8 +38,8 @@ noise = np.random.default_rng(0)
 @pytest.fixture(autouse=True, scope="module")
 def surroundings(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        build = omniglot._build
-        patch.setattr(omniglot, "_build", lambda sources: build(sources, CHARACTERS, drawings=2, held_out=1))
+        for name, value in {"PARTS": CHARACTERS, "DRAWINGS": 2, "HELD_OUT": 1}.items():
+            patch.setattr(omniglot, name, value)
         patch.setenv("NCBOOK_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)  # a damaged size must not make the tests slow
         yield
