@@ -576,6 +576,22 @@ def test_a_file_twice_in_an_archive_is_refused(tmp_path):
         datasets.load("cifar10", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("cifar10", "cifar-10-binary.tar.gz"), ("fc100", "cifar-100-binary.tar.gz")]
+)
+def test_official_binary_files_that_were_unpacked(tmp_path, name, file):
+    archive_of(tmp_path, file)
+    packed = datasets.load(name, tmp_path)
+    with tarfile.open(tmp_path / file) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / file).unlink()
+    unpacked = datasets.load(name, tmp_path)
+    assert unpacked.fingerprint == packed.fingerprint
+    (tmp_path / cifar.ARCHIVES[file].folder / cifar.ARCHIVES[file].test[0]).unlink()
+    with pytest.raises(ValueError, match=f"{cifar.ARCHIVES[file].test[0]} is not a readable file"):
+        datasets.load(name, tmp_path)
+
+
 def test_without_network_the_text_names_folder_file_and_checksum(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"cifar-100-binary\.tar\.gz \(md5 03b5dce0.*NCBOOK_DATA"):
         datasets.load("fc100", tmp_path)

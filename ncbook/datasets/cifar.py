@@ -1,7 +1,7 @@
 """CIFAR-10, and CIFAR-FS and FC100, which are CIFAR-100 with published lists of source and novel classes.
 
-Reads the official *binary* archives (bytes, nothing is unpickled), or the JPEG copy of CIFAR-10, which is called
-"CIFAR-10 (JPEG)" because its pixels differ. Called by `ncbook.datasets.load`.
+Reads the official *binary* archives, packed or not (bytes, nothing is unpickled), or the JPEG copy of CIFAR-10, which
+is called "CIFAR-10 (JPEG)" because its pixels differ. Called by `ncbook.datasets.load`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def load_cifar10(root: str | os.PathLike | None = None, *, download: bool | None
     """Load CIFAR-10: 10 classes of 6,000 images, 32 x 32, the official test images held out.
 
     Args:
-        root: folder with ``cifar-10-binary.tar.gz``, or else with ``cifar10_jpeg.zip``, which is then used and named
-            "CIFAR-10 (JPEG)". None: NCBOOK_DATA, else a user cache folder.
+        root: folder with ``cifar-10-binary.tar.gz`` or the folder in it, or else with ``cifar10_jpeg.zip``, which is
+            then used and named "CIFAR-10 (JPEG)". None: NCBOOK_DATA, else a user cache folder.
         download: whether to download what is missing; None: only if neither ``root`` nor NCBOOK_DATA is given.
 
     Returns:
@@ -119,13 +119,14 @@ def load_fc100(root: str | os.PathLike | None = None, *, download: bool | None =
 
 
 def _find(name: str, files: list[str], root: str | os.PathLike | None, download: bool | None) -> Path:
-    """The first of the files that is there; the first is the official archive."""
-    archive, md5 = files[0], ARCHIVES[files[0]].md5
+    """The first that is there of the official archive, the folder unpacked from it, and the other files."""
+    archive, (md5, unpacked, *_) = files[0], ARCHIVES[files[0]]
+    files = [archive, unpacked, *files[1:]]
     return _sources.find_files(
         name,
         root,
-        lambda base: next((base / file for file in files if (base / file).is_file()), None),
-        f"Put {archive} (md5 {md5}) from {URL}/ there.",
+        lambda base: next((base / file for file in files if (base / file).exists()), None),
+        f"Put {archive} (md5 {md5}) from {URL}/, or the folder {unpacked} in it, there; pickled files are not read.",
         lambda base: _sources.download(URL, {archive: md5}, base),
         download,
     )
@@ -137,8 +138,12 @@ def _load(name: str, path: Path) -> ImageClasses:
 
 def _build(name: str, path: Path) -> ImageClasses:
     """Images sorted by class, then training before test, then in the files' order."""
-    archive = ARCHIVES[path.name]
-    contents = _sources.read_tar(path, archive.folder, [*archive.training, *archive.test, archive.names])
+    archive = next(archive for file, archive in ARCHIVES.items() if path.name in (file, archive.folder))
+    files = [*archive.training, *archive.test, archive.names]
+    if path.is_dir():
+        contents = {file: memoryview(_sources.unpacked(path / file)) for file in files}
+    else:
+        contents = _sources.read_tar(path, archive.folder, files)
     with _sources.readable(path, "archive"):
         names = str(contents.pop(archive.names), "ascii").split()
     label_bytes = 1 if len(names) <= 10 else 2  # CIFAR-100 has the coarse label first
