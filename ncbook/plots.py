@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncbook import progress
+from ncbook._checks import check_choice
 from ncbook._files import in_figures
 
 __all__ = [
@@ -95,6 +96,7 @@ def over_training(history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, 
         splits: which splits; None: all on which it was measured.
         ideal: theoretical value, drawn as a dashed line.
     """
+    check_choice("metric", metric, [*dict.fromkeys([*METRICS, *history["metric"]])])
     rows = history[history["metric"] == metric]
     for split in COLORS if splits is None else splits:
         if (rows["split"] == split).any():

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ncbook
 from ncbook import collapse, explorers, fewshot
 from ncbook.explorers import _canvas
 from ncbook.explorers import bound as bounds
@@ -98,7 +99,7 @@ def test_bad_arguments_are_errors():
         explorers.BoundExplorer(distribution="gauss")
     with pytest.raises(ValueError, match="at most the number of classes, 1"):
         explorers.EpisodeExplorer(torch.randn(40, 3), torch.zeros(40, dtype=torch.int64))
-    with pytest.raises(TypeError, match="labels is of type NoneType"):
+    with pytest.raises(TypeError, match="Tensor without labels; allowed: an ncbook.Run, or features"):
         explorers.EpisodeExplorer(torch.randn(40, 3))
     with pytest.raises(ValueError, match="images has 3 rows; allowed: 4"):
         image = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
@@ -591,3 +592,9 @@ def test_closing_while_something_is_computed(data, monkeypatch):
 
     asyncio.run(asyncio.wait_for(use(), 30))
     assert explorer._repr_mimebundle_() == {"text/plain": "EpisodeExplorer: closed"}
+
+
+def test_a_split_without_samples_names_those_that_have_some(tmp_path):
+    run = ncbook.train(ncbook.Experiment(n_source=4, n_novel=0, epochs=1, backbone="conv4_small"), runs_dir=tmp_path)
+    with pytest.raises(ValueError, match="split='novel' has no samples in this run; allowed: source_train, source_te"):
+        explorers.EpisodeExplorer(run)

@@ -261,3 +261,8 @@ def test_factors_with_their_intervals(ax):
     assert ax.get_xscale() == "log"
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"] and list(ax.get_yticks()) == [1, 0]
     assert [list(line.get_xdata()) for line in ax.get_lines()] == [[0.4, 0.7], [0.5], [2.0], [1, 1]]
+
+
+def test_a_misspelled_metric_is_no_empty_picture(tiny_run):
+    with pytest.raises(ValueError, match="metric='cdvn' is unknown; did you mean 'cdnv'"):
+        plots.over_training(tiny_run.history, "cdvn", ax=plt.figure().add_subplot())

@@ -355,6 +355,7 @@ X, Y = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8), torch.arange(12)
         (Never(), (X, Y * 0), {}, "data holds 1 class; allowed: at least two classes"),
         (Never(), (X, torch.arange(12).clamp(max=9)), {}, "data holds a single image of 0, 1, 2, 3, 4 and 4 more"),
         (Never(), (X, Y.float()), {}, r"labels torch.float32 \[12\]; allowed: integers \[B\]"),
+        (Never(), [(X, ["a"] * 12)], {}, r"labels of type list; allowed: integers \[B\]"),
         (Never(), [(X, Y / 2)], {}, r"labels torch.float32 \[12\]; allowed: integers \[B\]"),
         (Never(), (X, Y[:5]), {}, "data holds 12 rows and 5 labels"),
         (Never(), [X, X, X], {}, "data gave a batch of type Tensor; allowed: .images, labels."),
@@ -463,6 +464,10 @@ def test_the_page_stands_alone(folder, tmp_path):
     same(pd.read_csv(tmp_path / "tables" / "report_pairs.csv"), report.pairs)
     with pytest.raises(ParameterError, match="is in a folder that is not there; allowed"):
         report.to_html(tmp_path / "nowhere" / "report.html")
+    with pytest.raises(ParameterError, match="is a folder; allowed: a file in it, such as .*report.html"):
+        report.to_html(tmp_path)
+    with pytest.raises(TypeError, match="path=None is of type NoneType; allowed: the path of a file"):
+        report.to_html(None)
 
 
 def test_verdicts_compare_with_the_reference_networks():

@@ -68,6 +68,9 @@ class EpisodeExplorer(Explorer):
                  head="ncc", seed=0, episode=0, epoch=None):  # fmt: skip
         refuse_labels_with_run(run_or_features, labels)
         self._run = run_or_features if isinstance(run_or_features, Run) else None
+        if self._run is None and labels is None:
+            came = f"run_or_features is of type {type(run_or_features).__name__} without labels"
+            raise TypeError(f"{came}; allowed: an ncbook.Run, or features [N, D] with labels [N]")
         if images is not None and not (isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4):
             raise TypeError(f"images is {type(images).__name__}; allowed: a uint8 tensor [N, C, H, W], or None")
         self._features = None if self._run else (run_or_features, labels)
@@ -122,6 +125,9 @@ class EpisodeExplorer(Explorer):
         else:
             check_choice("split", self.split, SPLITS)
             features, labels = self._run.features(self.split, self.epoch)
+            if not len(labels):
+                there = [split for split in SPLITS if len(getattr(self._run.splits, split).labels)]
+                raise ValueError(f"split={self.split!r} has no samples in this run; allowed: {', '.join(there)}")
             if images is None:
                 with contextlib.suppress(ValueError, OSError):  # handed over to training, or gone: points instead
                     images = getattr(self._run.splits, self.split).images

@@ -95,7 +95,11 @@ def open_stream(
 
 def check_labels(labels) -> Tensor:
     """Accept a vector of integers; of a list of them or of NumPy, too."""
-    labels = torch.as_tensor(labels)
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):  # names, say
+        came = f"of type {type(labels).__name__}"
+        raise ParameterError(f"data has labels {came}; allowed: integers [B], one label per image") from None
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
         came = f"{labels.dtype} {list(labels.shape)}"
         raise ParameterError(f"data has labels {came}; allowed: integers [B], one label per image")

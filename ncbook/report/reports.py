@@ -76,7 +76,7 @@ class Report:
         """Write one self-contained page: no network, no other file; returns its path."""
         from .page import render
 
-        return _write(Path(path).expanduser(), render(self))
+        return _write(_target(path), render(self))
 
     def to_csv(self, directory: str | os.PathLike) -> list[Path]:
         """Write every table as ``report_<name>.csv`` into a folder, which is made if need be; returns their paths."""
@@ -86,9 +86,19 @@ class Report:
         return [_write(directory / f"report_{name}.csv", table.to_csv(index=False)) for name, table in tables.items()]
 
 
-def _write(path: Path, text: str) -> Path:
+def _target(path: object) -> Path:
+    """Accept the path of a file in a folder that is there."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path={path!r} is of type {type(path).__name__}; allowed: the path of a file")
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ParameterError(f"path={str(path)!r} is a folder; allowed: a file in it, such as {path / 'report.html'}")
     if not path.parent.is_dir():
         raise ParameterError(f"path={str(path)!r} is in a folder that is not there; allowed: {path.parent} made before")
+    return path
+
+
+def _write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
 
