@@ -4,6 +4,7 @@
 parameter is refused at once.
 """
 
+import contextlib
 import os
 
 import lazy_loader
@@ -19,10 +20,13 @@ installation.check_pair()
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# A relative path is meant from where the process began, also after it has gone elsewhere.
-for _folder in ("NCBOOK_DATA", "NCBOOK_RUNS", "NCBOOK_CACHE", "NCBOOK_FIGURES"):
-    if os.environ.get(_folder):
-        os.environ[_folder] = os.path.abspath(os.path.expanduser(os.environ[_folder]))
+# A relative path is meant from the folder in which this is imported, also after the process has gone elsewhere.
+for _name in ("NCBOOK_DATA", "NCBOOK_RUNS", "NCBOOK_CACHE", "NCBOOK_FIGURES"):
+    _folder = os.path.expanduser(os.environ.get(_name, ""))
+    if _folder and not os.path.isabs(_folder):
+        with contextlib.suppress(FileNotFoundError):  # a working folder that was deleted
+            os.environ[_name] = os.path.join(os.getcwd(), _folder)
+del _name, _folder
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

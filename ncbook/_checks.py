@@ -12,6 +12,9 @@ import functools
 import inspect
 import math
 import operator
+import os
+import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_PACKAGE = os.path.dirname(__file__) + os.sep
 _LARGEST = 2**53  # of whole numbers without another limit: sums of a few of them are numbers of 64 bits
 
 
@@ -63,7 +67,9 @@ def named_arguments(function):
 
     @functools.wraps(function)
     def checked(*arguments, **named):
-        unknown = next((name for name in named if name not in signature.parameters), "")
+        unknown = next(
+            (name for name in named if name not in signature.parameters), ""
+        )  # of functions without **others
         try:
             if unknown:
                 raise TypeError(f"got an unexpected keyword argument {unknown!r}")
@@ -73,6 +79,14 @@ def named_arguments(function):
         return function(*arguments, **named)
 
     return checked
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, and name the line outside the package that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _plain(value: object) -> object:

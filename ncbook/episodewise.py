@@ -183,6 +183,7 @@ class OwnAccuracy(NamedTuple):
 
 
 @torch.no_grad()
+@named_arguments
 def own_accuracy(
     run: runs.Run,
     split: str = "novel",

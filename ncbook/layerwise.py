@@ -100,6 +100,7 @@ def separation_law(layers: pd.DataFrame) -> SeparationLaw:
     )
 
 
+@named_arguments
 def effective_depth(layers: pd.DataFrame, tolerance: float = 0.01) -> int | None:
     """First layer from which the nearest class mean errs on at most a fraction ``tolerance``; None where none does.
 

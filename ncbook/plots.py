@@ -86,6 +86,11 @@ def plain_log_ticks(axis) -> None:
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
+def _check_metric(table: pd.DataFrame, metric: str) -> None:
+    """Refuse a name that is misspelled; a known metric may have no rows yet, while networks train."""
+    check_choice("metric", metric, [*dict.fromkeys([*METRICS, *table["metric"]])])
+
+
 def over_training(history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, ideal: float | None = None) -> Axes:
     """One metric over training, one line per split; of several networks the mean, in a band from least to largest.
 
@@ -96,7 +101,7 @@ def over_training(history: pd.DataFrame, metric: str, *, ax: Axes, splits=None, 
         splits: which splits; None: all on which it was measured.
         ideal: theoretical value, drawn as a dashed line.
     """
-    check_choice("metric", metric, [*dict.fromkeys([*METRICS, *history["metric"]])])
+    _check_metric(history, metric)
     rows = history[history["metric"] == metric]
     for split in COLORS if splits is None else splits:
         if (rows["split"] == split).any():
@@ -146,6 +151,7 @@ def by_source_classes(
         x: "epoch" or "step".
         by: another column that tells the runs apart, such as "layers".
     """
+    _check_metric(table, metric)
     rows = table[(table["split"] == split) & (table["metric"] == metric)]
     for key, shade, marker in _marked(rows[by]):
         _with_band(ax, rows[rows[by] == key], x, shade, f"{key:g}", marker)
@@ -302,7 +308,7 @@ def sheet(images: torch.Tensor, *, columns: int, ax: Axes, title: str = "") -> A
     """Images [N, C, H, W] side by side, ``columns`` in a row, ink dark on light."""
     rows = math.ceil(len(images) / columns)
     n, c, h, w = images.shape
-    tiles = images.new_zeros(rows * columns, c, h, w)
+    tiles = torch.zeros(rows * columns, c, h, w, dtype=torch.uint8)
     tiles[:n] = images
     grid = tiles.view(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
     ax.imshow((grid.squeeze(-1) if c == 1 else grid).numpy(), cmap="gray_r", interpolation="nearest")

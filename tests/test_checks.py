@@ -160,3 +160,11 @@ def test_an_error_in_one_sentence_crosses_processes():
         raise ValueError("did you mean 'omniglot'?")
     again = pickle.loads(pickle.dumps(error.value))
     assert str(again) == str(error.value) and again._render_traceback_() == ["ValueError: did you mean 'omniglot'?"]
+
+
+def test_warnings_name_the_line_outside_of_the_package():
+    features, labels = torch.tensor([0.0, 3, 1, 4]).view(4, 1), torch.tensor([0, 0, 1, 1])
+    for metric in (collapse.cdnv, collapse.cdnv_matrix):
+        with pytest.warns(RuntimeWarning, match="cannot be told apart") as caught:
+            metric(features, labels, debiased=True)
+        assert caught[0].filename == __file__

@@ -70,6 +70,10 @@ def test_folders_named_relatively_stay_where_they_were_meant(tmp_path):
     environment = os.environ | {"NCBOOK_RUNS": "here"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.stdout.strip() == str(tmp_path / "here")
+    beside = str(tmp_path / "link" / ".." / "runs")  # of what the link points to
+    environment["NCBOOK_RUNS"] = beside
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.stdout.strip() == beside
 
 
 def test_imports_no_torch():

@@ -596,5 +596,5 @@ def test_closing_while_something_is_computed(data, monkeypatch):
 
 def test_a_split_without_samples_names_those_that_have_some(tmp_path):
     run = ncbook.train(ncbook.Experiment(n_source=4, n_novel=0, epochs=1, backbone="conv4_small"), runs_dir=tmp_path)
-    with pytest.raises(ValueError, match="split='novel' has no samples in this run; allowed: source_train, source_te"):
+    with pytest.raises(ValueError, match="split='novel' has no classes in this run; allowed: source_train, source_te"):
         explorers.EpisodeExplorer(run)

@@ -587,9 +587,23 @@ def test_official_binary_files_that_were_unpacked(tmp_path, name, file):
     (tmp_path / file).unlink()
     unpacked = datasets.load(name, tmp_path)
     assert unpacked.fingerprint == packed.fingerprint
-    (tmp_path / cifar.ARCHIVES[file].folder / cifar.ARCHIVES[file].test[0]).unlink()
-    with pytest.raises(ValueError, match=f"{cifar.ARCHIVES[file].test[0]} is not a readable file"):
-        datasets.load(name, tmp_path)
+
+
+def test_an_unpacked_folder_counts_whole_and_by_what_is_in_it(tmp_path):
+    file = "cifar-10-binary.tar.gz"
+    for name, per_class in (("a", (3, 2)), ("b", (4, 2))):
+        (tmp_path / name).mkdir()
+        archive_of(tmp_path / name, file, per_class)
+        with tarfile.open(tmp_path / name / file) as archive:
+            archive.extractall(tmp_path / name, filter="data")
+        linked = tmp_path / f"linked_{name}" / "cifar-10-batches-bin"
+        linked.mkdir(parents=True)
+        for path in (tmp_path / name / "cifar-10-batches-bin").iterdir():
+            (linked / path.name).symlink_to(path)
+        assert len(datasets.load("cifar10", linked.parent).labels) == 10 * sum(per_class)
+    (linked / "test_batch.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="cifar10 is not in .* or the folder cifar-10-batches-bin in it"):
+        datasets.load("cifar10", linked.parent)
 
 
 def test_without_network_the_text_names_folder_file_and_checksum(tmp_path, monkeypatch):

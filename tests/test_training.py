@@ -418,6 +418,7 @@ def test_images_that_are_alike_are_no_divergence(tmp_path):
     experiment = ncbook.Experiment(n_source=4, n_novel=3, epochs=1, batch_size=32)
     with pytest.raises(ValueError, match="source_train before any training: features have identical class means"):
         ncbook.train(experiment, images=images, runs_dir=tmp_path)
+    assert len(ncbook.runs.list(tmp_path)) == 0
 
 
 def test_an_interrupted_run_is_listed_with_the_epochs_behind_it(tiny, tmp_path, monkeypatch):
@@ -432,6 +433,7 @@ def test_networks_are_float32_whatever_the_caller_computes_in(tiny, tiny_run, tm
         run = ncbook.train(tiny, runs_dir=tmp_path)
         features, _ = run.features("novel", epoch=run.saved_epochs[0])
         assert torch.get_default_dtype() == torch.float64 and features.dtype == torch.float32
+        assert fewshot.pair_errors(*run.features("novel"), shot=2).nanmean() < 0.5
     finally:
         torch.set_default_dtype(torch.float32)
     pd.testing.assert_frame_equal(run.history, tiny_run.history)

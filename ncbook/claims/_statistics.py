@@ -144,6 +144,12 @@ def across(table: pd.DataFrame, unit: str, x: str, y: str, what: str) -> Verdict
     )
 
 
+def orders_better(table: pd.DataFrame, first: str, second: str, what: str) -> Verdict:
+    """Whether the first column orders the units of each draw by their error better than the second."""
+    gains = correlations(table, first) - correlations(table, second)
+    return above_zero(gains, 1, f"rank correlation with the error, {what},")
+
+
 def trend_over_draws(x: pd.DataFrame, y: pd.DataFrame, what: str) -> Verdict:
     """Whether y rises with x over draws, in every row of [units, draws]; units share the draws, so they move together.
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ncbook.claims._registry import FAILS, HOLDS, OPEN, Verdict, claim
-from ncbook.claims._statistics import above_zero, across, correlations, mean_interval, shown, side, together, trend
+from ncbook.claims._statistics import above_zero, across, mean_interval, orders_better, shown, side, together, trend
+from ncbook.claims._statistics import correlations as correlations  # for readers of the same table
 
 SPLITS = ("source_train", "source_test", "novel")
 NEEDED = {"kind", "against", "enforces", "strength", "repeat", "error"}
@@ -109,12 +110,6 @@ for _name, _x, _y in (
     ("error_follows_new_class_directional", "directional_novel", "error"),
 ):
     claim(_name, NEEDED, FEW, of_four="kind", unit="kind", x=_x, y=_y, what=f"{_x} and {_y}")(across)
-
-
-def orders_better(table, first: str, second: str, what: str):
-    """Whether the first column orders the units of each draw by their error better than the second."""
-    gains = correlations(table, first) - correlations(table, second)
-    return above_zero(gains, 1, f"rank correlation with the error, {what},")
 
 
 for _name, _first, _second, _what in (

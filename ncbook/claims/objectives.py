@@ -8,8 +8,7 @@ class mean).
 import numpy as np
 
 from ncbook.claims._registry import OPEN, Verdict, claim
-from ncbook.claims._statistics import above_zero, across, trend_over_draws
-from ncbook.claims.enforcing import orders_better
+from ncbook.claims._statistics import above_zero, across, orders_better, trend_over_draws
 
 PREDICTORS = {"cdnv": "CDNV", "directional": "directional CDNV", "b3": "the bound B3"}
 NEEDED = {"objective", "episodic", "repeat", "cdnv", "directional", "b3", "error"}
@@ -36,5 +35,5 @@ def _within(table):
     return trend_over_draws(x, y, "CDNV, error, within objectives")
 
 
-_options = dict(first="directional", second="cdnv", what="directional less plain CDNV")
-claim("directional_predicts_better_across_objectives", NEEDED, FEW, of_four="objective", **_options)(orders_better)
+_BETTER = dict(first="directional", second="cdnv", what="directional less plain CDNV")
+claim("directional_predicts_better_across_objectives", NEEDED, FEW, of_four="objective", **_BETTER)(orders_better)

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from ncbook._checks import check_whole, describe_not_finite
+from ncbook._checks import check_whole, describe_not_finite, warn
 
 from .batches import FixedPrecision, check_batch, float32_is_precise, rounded_to_float32
 from .covariance import nc1_of, separation_fuzziness_of, trace_ratio_of, variability_collapse_index_of
@@ -351,7 +351,7 @@ class CollapseMetrics(FixedPrecision):
         missing, single = torch.stack([(~seen).sum(), (counts == 1).sum()]).tolist()
         check_two_classes(classes[seen])
         if missing:
-            warnings.warn(f"{missing} of {self.n_classes} classes have no sample: left out", stacklevel=2)
+            warn(f"{missing} of {self.n_classes} classes have no sample: left out")
             classes, counts, means, squares = (v[seen] for v in (classes, counts, means, squares))
         if single:
             raise ValueError(describe_single_samples(classes, counts))

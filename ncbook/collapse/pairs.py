@@ -3,13 +3,12 @@
 Called by the reader of a notebook, by `overview`, and with moments in place of features by the accumulator.
 """
 
-import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from ncbook._checks import named_arguments
+from ncbook._checks import named_arguments, warn
 
 from .moments import (
     Moments,
@@ -93,11 +92,10 @@ def cdnv_of_pairs(moments: Moments, *, debiased: bool = False) -> Tensor:
     squared = squared - sum_of_pairs(unbiased / moments.counts)
     lost = squared <= 0
     if lost.any():
-        warnings.warn(
+        warn(
             f"{lost.sum().item()} of {len(lost)} pairs of classes cannot be told apart: their de-biased squared "
             "distance is not positive, their CDNV inf",
             RuntimeWarning,
-            stacklevel=4,
         )
     return (sum_of_pairs(unbiased) / (2 * squared.masked_fill(lost, 1.0))).masked_fill(lost, torch.inf)
 

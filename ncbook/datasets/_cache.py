@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ncbook._checks import warn
 from ncbook._files import read_about, read_tensors, write_tensors
 from ncbook.datasets import ImageClasses
 from ncbook.datasets._pixels import fits_in_memory
@@ -44,12 +44,12 @@ def cached(name: str, key: str, build: Callable[[], ImageClasses]) -> ImageClass
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
-        warnings.warn(f"the cached data set {path} is damaged and is rebuilt: {error!r}", stacklevel=5)
+        warn(f"the cached data set {path} is damaged and is rebuilt: {error!r}")
     images = build()
     try:
         _write(path, images)
     except (OSError, SafetensorError) as error:
-        warnings.warn(f"the data set {name!r} cannot be cached and is rebuilt at each load: {error}", stacklevel=5)
+        warn(f"the data set {name!r} cannot be cached and is rebuilt at each load: {error}")
     return images
 
 

@@ -121,25 +121,35 @@ def load_fc100(root: str | os.PathLike | None = None, *, download: bool | None =
 def _find(name: str, files: list[str], root: str | os.PathLike | None, download: bool | None) -> Path:
     """The first that is there of the official archive, the folder unpacked from it, and the other files."""
     archive, (md5, unpacked, *_) = files[0], ARCHIVES[files[0]]
-    files = [archive, unpacked, *files[1:]]
+
+    def whole(path: Path) -> bool:
+        read = [path / file for file in _files_of(ARCHIVES[archive])] if path.name == unpacked else [path]
+        return all(file.is_file() for file in read)
+
     return _sources.find_files(
         name,
         root,
-        lambda base: next((base / file for file in files if (base / file).exists()), None),
+        lambda base: next(filter(whole, [base / file for file in (archive, unpacked, *files[1:])]), None),
         f"Put {archive} (md5 {md5}) from {URL}/, or the folder {unpacked} in it, there; pickled files are not read.",
         lambda base: _sources.download(URL, {archive: md5}, base),
         download,
     )
 
 
+def _files_of(archive: Archive) -> list[str]:
+    return [*archive.training, *archive.test, archive.names]
+
+
 def _load(name: str, path: Path) -> ImageClasses:
-    return cached(name, cache_key(name, VERSION, _sources.fingerprint(path)), lambda: _build(name, path))
-
-
-def _build(name: str, path: Path) -> ImageClasses:
-    """Images sorted by class, then training before test, then in the files' order."""
     archive = next(archive for file, archive in ARCHIVES.items() if path.name in (file, archive.folder))
-    files = [*archive.training, *archive.test, archive.names]
+    read = [path / file for file in _files_of(archive)] if path.is_dir() else [path]
+    key = cache_key(name, VERSION, *map(_sources.fingerprint, read))
+    return cached(name, key, lambda: _build(name, path, archive))
+
+
+def _build(name: str, path: Path, archive: Archive) -> ImageClasses:
+    """Images sorted by class, then training before test, then in the files' order."""
+    files = _files_of(archive)
     if path.is_dir():
         contents = {file: memoryview(_sources.unpacked(path / file)) for file in files}
     else:

@@ -7,7 +7,6 @@ Reads the files and changes nothing; a zip is not unpacked. Decoding is parallel
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from ncbook._checks import check_choice, check_real, check_whole
+from ncbook._checks import check_choice, check_real, check_whole, warn
 from ncbook.datasets import ImageClasses, _decode, _pixels, _sources
 from ncbook.datasets._cache import cache_key, cached
 from ncbook.datasets._images import place_in_class
@@ -110,7 +109,7 @@ def build(
         text = _unreadable(source, messages, len(paths))
         if broken == "refuse":
             raise ValueError(text + ("; …" if len(messages) > 3 else "") + ". broken='skip' leaves them out")
-        warnings.warn(text + "; they are left out", stacklevel=2)
+        warn(text + "; they are left out")
         whole = [i for i, message in enumerate(failures) if message is None]
         images, paths = _pixels.take(images, torch.tensor(whole, dtype=torch.int64)), [paths[i] for i in whole]
     _, labels, in_folder, class_names = classes_of(source, paths, held_out_folder)
@@ -152,7 +151,7 @@ def stream(
             if whole := [i for i, (_, reason) in enumerate(decoded) if reason is None]:
                 yield torch.from_numpy(np.stack([decoded[i][0] for i in whole])), start + torch.tensor(whole)
     if failures:
-        warnings.warn(_unreadable(source, failures, len(paths)) + "; they are left out", stacklevel=2)
+        warn(_unreadable(source, failures, len(paths)) + "; they are left out")
 
 
 def _decoders() -> ThreadPoolExecutor:

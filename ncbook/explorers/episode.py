@@ -124,10 +124,11 @@ class EpisodeExplorer(Explorer):
             features, labels = self._features
         else:
             check_choice("split", self.split, SPLITS)
+            classes = self._run.config["classes"]
+            if not classes[self.split]:
+                there = ", ".join(split for split in SPLITS if classes[split])
+                raise ValueError(f"split={self.split!r} has no classes in this run; allowed: {there}")
             features, labels = self._run.features(self.split, self.epoch)
-            if not len(labels):
-                there = [split for split in SPLITS if len(getattr(self._run.splits, split).labels)]
-                raise ValueError(f"split={self.split!r} has no samples in this run; allowed: {', '.join(there)}")
             if images is None:
                 with contextlib.suppress(ValueError, OSError):  # handed over to training, or gone: points instead
                     images = getattr(self._run.splits, self.split).images

@@ -5,11 +5,12 @@ queries. It returns `Scores` [E, way, Q], of which the largest of a query wins, 
 error: that is what a tie is judged with.
 """
 
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ncbook._checks import warn
 
 TOO_SMALL = (
     "ridge is too small for features of this scale with shots so nearly dependent: the scores have no digits even in "
@@ -183,11 +184,10 @@ def logistic_scores(
         if last < tolerance:
             break
     else:
-        warnings.warn(
+        warn(
             f"logistic head: the scores still change by {last:.1e} after {iterations} Newton steps; "
             "use a larger ridge or transform='l2'",
             RuntimeWarning,
-            stacklevel=2,
         )
     a = a / ridge
     values = products.weighted(a, b - a @ middle.to(a))

@@ -123,7 +123,7 @@ def _sums_over_draws(features, groups, shot, draws, seed, replacement, queries):
         own_length = lengths.T[own]  # [N, draws]
         own_lowest = highest.gather(2, own_column)[..., 0] - 2 * eps * own_length * (norms[:, None] + own_length)
         wrong = (highest >= own_lowest[..., None]).float()  # [N, draws, C]
-        counted = torch.ones(len(x), count, device=x.device)
+        counted = wrong.new_ones(len(x), count)
         if queries == "undrawn":
             counted.scatter_(0, shots.movedim(1, 2).flatten(0, 1), 0.0)  # [shot x C, draws] rows of x
         wrong *= counted[:, :, None]

@@ -93,11 +93,12 @@ def run(
     others = [candidate for candidate in candidates if candidate.head != "cosine"]
     results = {}
     with full_precision(support.device):
-        for group, middle in ((cosine, 0.0), (others, support.mean(0))):
-            if not group:
-                continue
-            x = support - middle
-            q = x if queries is support else queries - middle
+        for group in filter(None, (cosine, others)):
+            x, q = support, queries
+            if group is others:
+                middle = support.mean(0)
+                x = support - middle
+                q = x if queries is support else queries - middle
             name = setting.route
             if name == "auto":
                 plan = [(setting.episodes, setting.way * shot, setting.way * setting.query) for shot in shots]

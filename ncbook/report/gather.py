@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ncbook._checks import describe_not_finite
-from ncbook.collapse.moments import Moments
+from ncbook.collapse.moments import Moments, projected
 from ncbook.collapse.transferability import unit_vectors
 from ncbook.datasets._images import place_in_class
 from ncbook.experiment import ParameterError
@@ -357,6 +357,5 @@ def _unit_moments(every: list[dict], place: dict[int, int], of: Moments) -> Mome
 
 
 def _on_cpu(of: Moments) -> Moments:
-    within = of.within(None).cpu()
     tensors = {name: getattr(of, name).cpu() for name in ("classes", "counts", "means", "variances")}
-    return replace(of, within=lambda d: within if d is None else d @ within @ d.T, **tensors)
+    return replace(of, within=projected(of.within(None).cpu()), **tensors)

@@ -6,14 +6,13 @@ Made by `ncbook.train`, or opened from its folder; used by notebooks, `layerwise
 import contextlib
 import functools
 import os
-import warnings
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from ncbook import _files, backbones, catalog, datasets, objectives
-from ncbook._checks import check_choice, check_whole
+from ncbook._checks import check_choice, check_whole, warn
 from ncbook._files import DamagedFileError
 from ncbook.datasets import ClassSplit, ImageClasses
 from ncbook.experiment import SCHEMA, Experiment
@@ -98,7 +97,7 @@ class Run:
         frame = history_of({epoch: self.measured(epoch) for epoch in self.saved_epochs})
         path = self.directory / layout.HISTORY
         if self.finished and not (path.is_file() and path.read_bytes() == frame.to_csv(index=False).encode()):
-            warnings.warn(f"{path} is not what was measured, and is replaced", stacklevel=2)
+            warn(f"{path} is not what was measured, and is replaced")
             with contextlib.suppress(OSError):  # a folder that is read-only: the numbers returned are right
                 _files.write_csv(path, frame)
         return frame

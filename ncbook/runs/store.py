@@ -8,7 +8,6 @@ import itertools
 import os
 import platform
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 
 import ncbook
 from ncbook import _files
+from ncbook._checks import warn
 from ncbook._files import DamagedFileError
 from ncbook.datasets import ImageClasses
 from ncbook.runs import layout
@@ -80,10 +80,8 @@ class Store:
             self._identity, self._config = run.identity, run.config
         except (OSError, ValueError) as error:
             damaged = _set_aside(self.directory)
-            warnings.warn(
-                f"{error}; the run is trained again from the beginning, the old folder is now {damaged.name}",
-                stacklevel=5,
-            )
+            again = f"the run is trained again from the beginning, the old folder is now {damaged.name}"
+            warn(f"{error}; {again}")
             _files.make_folder(self.directory)
             self.measured = {}
             return None
@@ -95,6 +93,12 @@ class Store:
         """Write the config of a new run."""
         self._identity, self._config = layout.identity(config), config
         _files.write_json(self.directory / layout.CONFIG, config)
+
+    def discard(self) -> None:
+        """Take back `begin`, of a run of which nothing was measured."""
+        (self.directory / layout.CONFIG).unlink()
+        with contextlib.suppress(OSError):  # something that is not ours
+            self.directory.rmdir()
 
     def save_measurement(
         self,
@@ -143,7 +147,7 @@ class Store:
                 self._refuse_other(path, about)
                 return {**tensors, "epoch": about["epoch"], "step": about["step"]}
             except DamagedFileError as error:
-                warnings.warn(f"{error}; an older state is used in its place", stacklevel=5)
+                warn(f"{error}; an older state is used in its place")
         return None
 
     def _refuse_other(self, path: Path, about: dict) -> None:

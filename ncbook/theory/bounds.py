@@ -120,6 +120,7 @@ def spread_bound(cdnv, shot: int, rank: float):
     return _of_rank(cdnv, shot, rank, 8)
 
 
+@named_arguments
 def rank_bound(cdnv, shot: int, rank: float):
     r"""The same with half the constant of V/r: the deck's form with 4, the smallest constant that serves all ranks.
 

@@ -10,7 +10,7 @@ all in notebooks/appendix/constant.ipynb.
 
 import torch
 
-from ncbook._checks import check_whole
+from ncbook._checks import check_whole, named_arguments
 
 from ._checks import as_came, check_at_least, check_cdnv, saturating
 from .quadratic import quadratic_bound
@@ -53,6 +53,7 @@ def second_order(shot: int) -> float:
     return max((c1 * e**2 + 2 * c2 * e * m + c3 * m**2) / 4 + c4 * m / shot, 2 * c4 * m / shot)
 
 
+@named_arguments
 def sharp_bound(cdnv, shot: int):
     r"""Bound T1 on the two-class few-shot error, for any two distributions, below 4V for every number of shots.
 
@@ -87,6 +88,7 @@ def sharp_bound(cdnv, shot: int):
     return saturating(4 * cdnv, 1.0) * (1 + second_order(shot) / 2 * cdnv)
 
 
+@named_arguments
 def leave_one_out_bound(cdnv, shot: int):
     r"""Bound T2 on the two-class few-shot error, for any two distributions, proved by hand.
 
@@ -122,6 +124,7 @@ def leave_one_out_bound(cdnv, shot: int):
     return saturating((4 - 1 / n**2) * cdnv, 1 + n / (2 * n**2 - 1))
 
 
+@named_arguments
 def one_shot_bound(cdnv, shot: int = 1):
     r"""Bound T3 on the two-class error with one shot, for any two distributions, proved by hand.
 
@@ -184,6 +187,7 @@ def fixed_center_bound(ratio):
     return saturating(2 * ratio, 2.0)
 
 
+@named_arguments
 def best_bound(cdnv, shot: int):
     r"""Least of all bounds on the two-class few-shot error that are proved from the CDNV alone: what notebooks draw.
 

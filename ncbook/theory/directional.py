@@ -25,6 +25,7 @@ def _balanced(one_sided: Tensor, of: PairMoments) -> Tensor:
     return _no_diagonal(both.masked_fill(of.squared_distance == 0, 1.0))
 
 
+@named_arguments
 def second_moment_bound(features: Tensor, labels: Tensor | None = None, *, shot: int) -> Tensor:
     r"""Bound B2 on the two-class few-shot error of every pair: directional, second moments only.
 
@@ -121,6 +122,7 @@ def directional_bound(features: Tensor, labels: Tensor | None = None, shot: int 
     return _balanced(one_sided, of)
 
 
+@named_arguments
 def published_bound_2025(cdnv, directional_cdnv, root_cdnv, *, shot: int, way: int = 2, a: float = 16.0):
     r"""Directional bound of Luthra, Yang and Galanti (2025), for comparison.
 
@@ -165,6 +167,7 @@ def published_bound_2025(cdnv, directional_cdnv, root_cdnv, *, shot: int, way: i
     return (way - 1) * (directional_cdnv / bracket**2 + a / 4 * (2 / shot**0.5 * (root_cdnv + cdnv) + cdnv / shot))
 
 
+@named_arguments
 def published_bound_2026(features: Tensor, labels: Tensor | None = None, *, shot: int) -> Tensor:
     r"""Directional bound of Luthra, Salunkhe and Galanti (2026) for every pair, for comparison.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ncbook._checks import check_real, check_whole
+from ncbook._checks import check_real, check_whole, named_arguments
 
 from ._checks import check_shot
 from .moments import PairMoments
@@ -170,6 +170,7 @@ class Frontier(NamedTuple):
     distributions: Distributions
 
 
+@named_arguments
 def search(
     level: Callable[[PairMoments], Tensor],
     *,

@@ -1,10 +1,11 @@
 """The exact two-class few-shot error of Gaussian classes, of any covariances, by one integral."""
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
+
+from ncbook._checks import named_arguments, warn
 
 from ._checks import check_shot
 
@@ -13,6 +14,7 @@ _MOST_SHOTS = 1e12  # with more, errors differ by less than rounding does
 _MOST_NODES = 2**15
 
 
+@named_arguments
 def gaussian_error(gap: Tensor, first: Tensor, second: Tensor, shot: int) -> float:
     r"""Error of the nearest-class-mean classifier between N(0, Sigma_1) and N(gap, Sigma_2), n shots of each.
 
@@ -99,7 +101,7 @@ def _one_sided(gap: Tensor, own: Tensor, rival: Tensor, shot: int) -> float:
         return float(log_m(curvature.new_tensor([s]))) - math.log(-s)
 
     wall = 1 / (2 * float(curvature.min()))  # M exists from here to 0
-    kappa = minimize_scalar(height_at, bounds=(wall, 0), method="bounded", options={"xatol": 0}).x
+    kappa = float(minimize_scalar(height_at, bounds=(wall, 0), method="bounded", options={"xatol": 0}).x)
     height = height_at(kappa)
     width = 1 / math.sqrt(log_m.second(kappa) + 1 / kappa**2)
     # where no noise reaches a part of the gap, exp(s rest) only turns: bent to the left it dies away
@@ -116,7 +118,7 @@ def _one_sided(gap: Tensor, own: Tensor, rival: Tensor, shot: int) -> float:
             break
         nodes, before = 2 * nodes, integral
     else:
-        warnings.warn("gaussian_error: the integral has not converged to nine digits", RuntimeWarning, stacklevel=3)
+        warn("gaussian_error: the integral has not converged to nine digits", RuntimeWarning)
     return min(1.0, max(0.0, math.exp(height) * integral))
 
 

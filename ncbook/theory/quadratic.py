@@ -108,6 +108,7 @@ def _parabolas(shot: float, pool: int | None, queries: str) -> Tensor:
     return torch.cat(found)
 
 
+@named_arguments
 def directional_quadratic_bound(features: Tensor | PairMoments, labels: Tensor | None = None, *, shot: int) -> Tensor:
     r"""Bound B5 on the two-class few-shot error of every pair: directional, second moments only.
 

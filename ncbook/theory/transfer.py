@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncbook._checks import check_real, check_whole, not_a_tensor
+from ncbook._checks import check_real, check_whole, named_arguments, not_a_tensor
 
 from ._checks import check_at_least, check_cdnv, check_pool
 from .quadratic import quadratic_bound
 
 
+@named_arguments
 def new_classes_half_width(n_classes: int, *, confidence: float = 0.95) -> float:
     r"""Half width of an interval for the expected pair error of new classes, from l classes ("new classes", fixed f).
 
@@ -80,6 +81,7 @@ def _off_diagonal(name: str, pairs: Tensor) -> Tensor:
     return pairs
 
 
+@named_arguments
 def without_replacement_factor(samples: int, shot: int) -> float:
     r"""Factor m / (m - n) from the error over all m samples to the error over those not drawn as shots.
 
@@ -173,6 +175,7 @@ class CombinedBound:
         )
 
 
+@named_arguments
 def combined_bound(
     cdnv: Tensor, *, shot: int, way: int, samples: int, n_classes: int, depth: int, min_distance: float
 ) -> CombinedBound:

@@ -7,12 +7,11 @@ import contextlib
 import os
 import threading
 import time
-import warnings
 
 import torch
 
 from ncbook import backbones, catalog, datasets, objectives, runs
-from ncbook._checks import check_whole, named_arguments
+from ncbook._checks import check_whole, named_arguments, warn
 from ncbook.datasets import ClassSplit, ImageClasses
 from ncbook.experiment import SCHEMA, Experiment
 from ncbook.features import extract, reproducible, resolve_device
@@ -58,6 +57,8 @@ def train(
     Returns:
         The finished run.
 
+    While it trains, the random numbers, the number of threads and the default dtype of the process are the run's.
+
     The same experiment gives the same bits on the same kind of processor with the same versions and number of threads,
     and on the same kind of GPU, where torch has deterministic algorithms for all operations (it has for the networks
     of this package; for others it warns). CPU and GPU step on the same batches, but round differently.
@@ -70,8 +71,9 @@ def train(
 
     Raises:
         TypeError: an argument is of a wrong type, such as an ``experiment`` that is no `Experiment`.
-        ValueError: the images have too few classes, or a class has too few samples; a device that is not there; a
-            folder that cannot be one; before anything is written.
+        ValueError: the images have too few classes, or a class has too few samples, or two classes of a split have the
+            same images (noticed where epoch 0 is measured); a device that is not there; a folder that cannot be one;
+            before anything is kept.
         DivergedError: the loss became NaN, infinite or huge; the last checkpoint is kept.
         StorageError: the folder is full or cannot be written to; what was in it is kept.
     """
@@ -135,10 +137,10 @@ def _fit(store: Store, experiment: Experiment, splits: ClassSplit, about: dict, 
     # An interrupted run keeps its precision and its threads, on which its bits depend.
     kept = config.get("threads", threads or torch.get_num_threads())
     if threads not in (None, kept):
-        warnings.warn(f"threads={threads}, but this run was begun with {kept} and keeps them", stacklevel=4)
+        warn(f"threads={threads}, but this run was begun with {kept} and keeps them")
     if config and torch.device(config["device"]).type != device.type:
         begun = f"this run was begun on {config['device']} and goes on on {device}"
-        warnings.warn(f"{begun}: its numbers are those of neither alone, to the last digits", stacklevel=4)
+        warn(f"{begun}: its numbers are those of neither alone, to the last digits")
     torch.set_num_threads(kept)
     source = splits.source_train
     precision = config.get("precision") or resolve_precision(experiment.precision, device)
@@ -220,6 +222,7 @@ def _measure(trainer: Trainer, store: Store, splits: ClassSplit, since: float) -
             values = measure(features, labels, objective)
         except ValueError as error:  # features that no metric is defined on: images that are alike, or a dead network
             if trainer.epoch == 0:
+                store.discard()
                 raise ValueError(f"{split} before any training: {error}") from error
             raise _diverged(trainer, store, str(error)) from error
         rows += [(split, metric, value) for metric, value in values.items()]
