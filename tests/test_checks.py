@@ -30,7 +30,7 @@ def test_the_nearest_name_in_any_case():
     [
         (lambda: fewshot.evaluate(None, None, episods=3), "'episods'; did you mean 'episodes='"),
         (lambda: fewshot.pair_errors(None, None, shots=1), "'shots'; did you mean 'shot='"),
-        (lambda: collapse.nc2(None, None, varient="centered"), "'varient'; did you mean 'variant='"),
+        (lambda: collapse.nc2(None, None, variants="centered"), "'variants'; did you mean 'variant='"),
         (lambda: theory.spread_bound(0.1, 5, ranks=3), "'ranks'; did you mean 'rank'"),
         (lambda: datasets.split(None, nsource=3), "'nsource'; did you mean 'n_source='"),
         (lambda: backbones.build("conv4", in_channel=1), "'in_channel'; did you mean 'in_channels'"),
