@@ -55,7 +55,7 @@ def check_choice(name: str, value: object, allowed: Iterable[str], known_as: Map
 
 
 def named_arguments(function):
-    """Decorate a public function: arguments that do not fit are refused with the names that do.
+    """Decorate a public function without ``**others``: arguments that do not fit are refused with the names that do.
 
     Example:
         >>> named_arguments(lambda features, *, shot=5: shot)(None, shots=1)
@@ -67,9 +67,7 @@ def named_arguments(function):
 
     @functools.wraps(function)
     def checked(*arguments, **named):
-        unknown = next(
-            (name for name in named if name not in signature.parameters), ""
-        )  # of functions without **others
+        unknown = next((name for name in named if name not in signature.parameters), "")
         try:
             if unknown:
                 raise TypeError(f"got an unexpected keyword argument {unknown!r}")

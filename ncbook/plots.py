@@ -188,6 +188,7 @@ def by_set(table: pd.DataFrame, metric: str, *, ax: Axes, floor: str | None = No
         ax: where to draw.
         floor: a metric whose mean over networks is drawn dashed, such as "nc1_floor".
     """
+    _check_metric(table, metric)
     for split, color in COLORS.items():
         for part, line in _SETS.items():
             rows = table[(table["split"] == split) & (table["set"] == part)]

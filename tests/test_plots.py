@@ -268,3 +268,5 @@ def test_a_misspelled_metric_is_no_empty_picture(tiny_run):
         plots.over_training(tiny_run.history, "cdvn", ax=plt.figure().add_subplot())
     with pytest.raises(ValueError, match="metric='cdvn' is unknown; did you mean 'cdnv'"):
         plots.by_source_classes(tiny_run.history.assign(n_source=6), "novel", "cdvn", ax=plt.figure().add_subplot())
+    with pytest.raises(ValueError, match="metric='cdvn' is unknown; did you mean 'cdnv'"):
+        plots.by_set(tiny_run.history.assign(set="query"), "cdvn", ax=plt.figure().add_subplot())
